@@ -1,0 +1,27 @@
+"""Companion servers (Toxiproxy now; Redis, Prometheus, Jaeger, OPA ... later): a local process by default, a container
+by testcontainers where an engine runs and the user asks for it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+
+class Companion(Protocol):
+    """A companion server, running while entered. Leaves nothing behind on exit."""
+
+    name: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where its API listens, host and port, as seen from where it was started."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+
+class CompanionMissing(Exception):
+    """The server's program was not found. The message lists where it was looked for and the command that installs it."""
