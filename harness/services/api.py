@@ -24,4 +24,4 @@ class Companion(Protocol):
 
 
 class CompanionMissing(Exception):
-    """The server's program was not found. The message lists where it was looked for and the command that installs it."""
+    """The server cannot run here. The message lists what was looked for, where, and the command that fixes it."""
