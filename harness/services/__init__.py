@@ -7,6 +7,6 @@
 
 from harness.services.api import Companion, CompanionMissing
 from harness.services.place import Here, Place
-from harness.services.toxiproxy import toxiproxy
+from harness.services.toxiproxy import toxiproxy_server
 
-__all__ = ["Companion", "CompanionMissing", "Here", "Place", "toxiproxy"]
+__all__ = ["Companion", "CompanionMissing", "Here", "Place", "toxiproxy_server"]

@@ -1,8 +1,8 @@
 """Toxiproxy's own server as a companion: a process in a network namespace, or a container where an engine runs.
 
 The process never outlives its owner's `with` block; in a world it also dies with the world. Its log is cut at
-`MAX_LOG_BYTES`, because a fault under load logs a line per connection. Only the loopback address serves the API: who can
-reach it can cut traffic.
+`MAX_LOG_BYTES`, because a fault under load logs a line per connection. Only the loopback address serves the API: who
+can reach it can cut traffic.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _is_toxiproxy(program: Path) -> bool:
     return b"toxiproxy" in answer.stdout.lower()
 
 
-def toxiproxy(
+def toxiproxy_server(
     place: Place | None = None,
     *,
     kind: Literal["process", "container"] = "process",
