@@ -4,9 +4,10 @@ A socket belongs to the network namespace its thread was in when it was made. So
 several pods: enter the namespace, make the socket, come back. Nothing in between may yield to another greenlet, and
 `socket()` does not.
 
-What counts as an error: no complete response (refused, reset, closed, malformed, timed out). The one exception is a GET on a
-*reused* connection that dies before the first byte of a response: the peer closed an idle connection just as it was used,
-which RFC 9110 section 9.2.2 tells a client to survive; it is sent again once on a new connection and counted as reopened.
+What counts as an error: no complete response (refused, reset, closed, malformed, timed out). The one exception is a
+GET on a *reused* connection that dies before the first byte of a response: the peer closed an idle connection just as
+it was used, which RFC 9110 section 9.2.2 tells a client to survive; it is sent again once on a new connection and
+counted as reopened.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _setns(descriptor: int, name: str) -> None:
         )
 
 
-class _Reply(HTTPResponseParser):  # type: ignore[misc]  # a C type without type information
+class _Reply(HTTPResponseParser):
     """Counts what matters and keeps nothing of the body. The C parser calls the underscore methods."""
 
     def __init__(self) -> None:

@@ -1,11 +1,13 @@
 """What a load run writes down, and when.
 
-While it runs: every second one line per arm (`seconds.ndjson`), and as soon as all requests of a window have completed its
-samples (`parts/`) and then its mark (`windows.ndjson`). So a mark promises a readable part, and whoever follows
-the run never sees half a window. At the end: `samples.parquet` (which takes the parts' place), `histograms.json`, `health.json`.
+While it runs: every second one line per arm (`seconds.ndjson`), and as soon as all requests of a window have completed
+its samples (`parts/`) and then its mark (`windows.ndjson`). So a mark promises a readable part, and whoever follows the
+run never sees half a window. At the end: `samples.parquet` (which takes the parts' place), `histograms.json`,
+`health.json`.
 
 Times are kept in arrays as long as the schedule, indexed by arrival: nothing grows with time, and a record costs a few
-array stores. Everything slower than that happens between requests, at most once per second and window, for all arms alike.
+array stores. Everything slower than that happens between requests, at most once per second and window, for all arms
+alike.
 """
 
 from __future__ import annotations
@@ -179,18 +181,21 @@ class Recorder:
         self.tick(now_ns)
         self._seconds.close()
         self._windows.close()
-        begun = self.schedule.start_ns(0)
+        begun = self._start_ns + self.schedule.start_ns(0)
         measured = np.flatnonzero((self._done > 0) & (self.schedule.window >= 0))
-        elapsed = max(now_ns - self._start_ns - begun, 0)
-        planned = len(self._marks) * self.schedule.window_ns
-        last_sent = int(self._sent[measured].max()) - self._start_ns - begun if len(measured) else 0
+        elapsed = max(now_ns - begun, 0)
+        planned = min(elapsed, len(self._marks) * self.schedule.window_ns) if not interrupted else elapsed
+        scheduled = int(np.searchsorted(self.schedule.offset_ns, begun - self._start_ns + planned))
+        scheduled -= self._slices[0].start
         # A generator that kept up sent its last request within the last window; one that did not took longer.
-        duration = elapsed if interrupted else max(planned, last_sent)
+        last_sent = int(self._sent[measured].max()) - begun if len(measured) else 0
+        took = max(planned, last_sent)
         lateness = self._lateness_ms(measured)
         share = first.until(last) if first else Share(0.0, 0.0, 0.0)
+        arms = len(self.spec.arms)
         health = Health(
-            target_rate=self.spec.rate,
-            achieved_rate=len(measured) / len(self.spec.arms) / (duration / 1e9) if duration else 0.0,
+            target_rate=scheduled / arms / (planned / 1e9) if planned else 0.0,
+            achieved_rate=len(measured) / arms / (took / 1e9) if took else 0.0,
             lateness_p50_ms=_quantile(lateness, 0.5),
             lateness_p99_ms=_quantile(lateness, 0.99),
             cpu_fraction=share.own,
@@ -230,7 +235,9 @@ class Recorder:
         return (self._sent[rows] - self._start_ns - self.schedule.offset_ns[rows]) / 1e6
 
     def _failed(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        return (self._status[rows] == 0) | (self._status[rows] >= _FIRST_ERROR_STATUS)
+        status = self._status[rows]
+        failed: npt.NDArray[np.bool_] = (status == 0) | (status >= _FIRST_ERROR_STATUS)
+        return failed
 
     def _table(self, rows: Rows) -> pa.Table:
         def named(codes: npt.NDArray[np.integer], names: Iterable[str]) -> pa.DictionaryArray:

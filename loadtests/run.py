@@ -2,8 +2,8 @@
 
 Locust patches the standard library for gevent, so nothing else may import this module. What the run finds goes to the
 spec's `out` folder; what it is doing goes to stderr, one JSON object per line. Exit codes: 0 the schedule (or the part
-of it until `stop_file`) ran, 1 it could not, 2 the spec is wrong, 130 or 143 a signal ended it, with everything that was
-measured until then written.
+of it until `stop_file`) ran, 1 it could not, 2 the spec is wrong, 130 or 143 a signal ended it, with everything that
+was measured until then written.
 """
 
 from __future__ import annotations

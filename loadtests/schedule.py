@@ -1,7 +1,8 @@
 """When every request of a load run is sent, to whom and with which seed: a pure function of the spec.
 
 Model: per arm the arrivals are a Poisson process of `spec.rate`, in windows of `spec.window_seconds`. A Poisson process
-over a window is a Poisson number of points, each uniform on the window, so that is how it is drawn. Warm-up is window -1.
+over a window is a Poisson number of points, each uniform on the window, so that is how it is drawn. Warm-up is window
+-1.
 
 Invariants
 - The schedule is fixed before the first request is sent (open loop): no answer, late or lost, moves any arrival.
@@ -30,7 +31,7 @@ _LARGEST_SEED = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Arrivals as parallel arrays, sorted by `offset_ns`, nanoseconds from the run's start (which is warm-up's start)."""
+    """Arrivals as parallel arrays, sorted by `offset_ns`: nanoseconds from the run's start, which is warm-up's."""
 
     offset_ns: npt.NDArray[np.int64]
     arm: npt.NDArray[np.int16]

@@ -40,7 +40,8 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     users: int = 32
     seed: int = 1
     paired: bool = True
-    """Within a window every arm receives the same multiset of profile seeds, in its own random order and at its own times."""
+    """Within a window every arm receives the same multiset of profile seeds, in its own random order and at its own
+    times."""
     timeout_seconds: float = 10.0
     out: Path = Path("out")
     """Folder for `samples.parquet`, `histograms.json`, `health.json`, and while running `seconds.ndjson` and
@@ -80,7 +81,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The generator's own fitness; an unfit generator makes the run invalid, not the mesh slow."""
 
     target_rate: float
+    """Arrivals per second and arm that the schedule holds for the windows measured, drawn from `LoadSpec.rate`."""
     achieved_rate: float
+    """Requests per second and arm that were sent and completed; less than the target when the generator fell behind."""
     lateness_p50_ms: float
     lateness_p99_ms: float
     cpu_fraction: float
@@ -147,5 +150,5 @@ SAMPLE_COLUMNS = ("arm", "window", "seed", "intended_ns", "sent_ns", "done_ns", 
 `done_ns - sent_ns`. `status` is 0 and `error` names the failure when no response came. `window` -1 is warm-up.
 
 Latency counts from the intended start so that a stall which delays later requests is billed to them as well (no
-coordinated omission). `sent_ns - intended_ns` is the generator's lateness: its timer is a timerfd, so on an idle machine it is
-about 0.1 ms, the same for every arm; both numbers are kept so that a doubter can use the other."""
+coordinated omission). `sent_ns - intended_ns` is the generator's lateness: its timer is a timerfd, so on an idle
+machine it is about 0.1 ms, the same for every arm; both numbers are kept so that a doubter can use the other."""

@@ -1,8 +1,8 @@
 """The Locust side: users who take turns at one schedule.
 
-Idle users queue in order. The first in the queue waits for the next arrival's instant, gives its place to the second, and
-makes the request on a connection of its own. So users are phase-staggered by construction, an arrival is late only when
-*all* users are busy, and then the first to become free takes it at once; its latency counts from when it was due.
+Idle users queue in order. The first in the queue waits for the next arrival's instant, gives its place to the second,
+and makes the request on a connection of its own. So users are phase-staggered by construction, an arrival is late only
+when *all* users are busy, and then the first to become free takes it at once; its latency counts from when it was due.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ArrivalUser(User):  # type: ignore[misc]  # Locust has no type information
         for connection in self.connections:
             connection.close()
 
-    @task
+    @task  # type: ignore[untyped-decorator]  # Locust has no type information
     def arrive(self) -> None:
         turns = self.turns
         index = turns.take()
