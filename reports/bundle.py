@@ -1,4 +1,4 @@
-"""One run, one folder: `out/<run-id>/` with `results.json`, raw samples, JUnit, conformance YAML, logs, `report.html`."""
+"""One run, one folder: `out/<run-id>/` with `results.json`, samples, JUnit, conformance YAML, logs, `report.html`."""
 
 from __future__ import annotations
 

@@ -80,7 +80,10 @@ class Flow(_Model, kw_only=True):
     destination: str
     destination_port: int
     kind: str
-    """mesh-tls | control-tls | other-tls | http | plaintext | unknown | silent (no payload at all)"""
+    """mesh-tls | control-tls | other-tls | http | plaintext | unknown | silent (no payload, or a TLS handshake that was
+    not finished: no application data)"""
+    reason: str = ""
+    """Why it is of this kind; always there for a flow that is not covered."""
     sni: str = ""
     alpn: list[str] = []
     tls_version: str = ""
@@ -107,7 +110,8 @@ class PortProbe(_Model, kw_only=True):
     destination: str
     port: int
     probe: str
-    """plaintext | no-client-certificate | foreign-ca"""
+    """plaintext | no-client-certificate | foreign-ca, all of which must be refused; or mesh-certificate, the positive
+    control, which must not be: where everything is refused, a refusal proves nothing"""
     refused: bool
     detail: str = ""
 
@@ -121,7 +125,13 @@ class WireResult(_Model, kw_only=True):
     byte_coverage: float = 0.0
     edges: list[Edge] = []
     uncovered: list[Flow] = []
+    """The longest-lasting first where there are too many to list; the edges count all of them."""
     control_flows: int = 0
+    """To and from the control plane, over TLS of its own; not workload traffic."""
+    silent: int = 0
+    """Connections that carried no application data; not counted among `flows`."""
+    node_edges: list[Edge] = []
+    """Between the node (probes, harness) and pods: listed apart, not counted."""
     probes: list[PortProbe] = []
     capture_dropped: int = 0
     """Packets the kernel dropped from the capture; anything above 0 makes the result inconclusive."""
