@@ -79,7 +79,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     socket: str
     """Path of the Unix socket that serves it over HTTP."""
     path: str = "/inject"
-    namespace_selector: dict[str, str] = {"istio-injection": "enabled"}
+    namespace_selector: dict[str, str] = msgspec.field(default_factory=lambda: {"istio-injection": "enabled"})
     timeout_seconds: float = 10.0
 
 
