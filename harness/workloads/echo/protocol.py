@@ -38,6 +38,8 @@ TCP_SERVER_PORT = 9001
 """The same, and the server speaks first. Service port name `tcp-server`."""
 AUTO_PORT = 8090
 """Takes HTTP/1.1, HTTP/2 and raw TCP, by what comes first. Its Service port name, `auto`, declares no protocol."""
+HEALTH_PORT = 8088
+"""`GET /healthz`, for probes: on a port of its own, so that they are not among what is counted."""
 CONTROL_PORT = 8089
 """Control API; on 127.0.0.1 of the pod only, where no sidecar intercepts."""
 
