@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -61,9 +60,14 @@ def read_scalar(type_: type, value: object) -> object:
     raise NotImplementedError(f"no way to read a {type_.__name__}")
 
 
-@lru_cache(maxsize=256)
-def _type_info(type_: Any) -> inspect.Type:
-    return inspect.type_info(type_)
+_TYPES: dict[type[Any], inspect.Type] = {}
+
+
+def _type_info(type_: type[Any]) -> inspect.Type:
+    """`inspect.type_info`, remembered: it takes far longer than a walk. There are as many as types in the program."""
+    if type_ not in _TYPES:
+        _TYPES[type_] = inspect.type_info(type_)
+    return _TYPES[type_]
 
 
 class _Walk:

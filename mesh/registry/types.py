@@ -12,7 +12,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     name: str
     protocol: Literal["http", "http2", "grpc", "tcp", "tls", "https", "auto"]
-    """From `appProtocol`, else the name's prefix up to `-` as Istio does; `auto` when neither says (detect on the wire)."""
+    """From `appProtocol`, else the name's prefix up to `-` as Istio does; `auto` when neither says: detect on the
+    wire."""
     target: int | str
 
 
