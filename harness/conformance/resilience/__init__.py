@@ -1,0 +1,1 @@
+"""Timeouts, retries, ejection, limits, balance (E1-E24)."""

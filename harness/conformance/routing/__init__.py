@@ -1,0 +1,1 @@
+"""Routing: which instance answers, as VirtualService and HTTPRoute say (R1-R28)."""

@@ -1,0 +1,1 @@
+"""Telemetry, checked against what the client counted (T1-T10)."""

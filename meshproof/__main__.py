@@ -1,0 +1,3 @@
+from meshproof.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""The pytest plugin: makes the checks runnable as ordinary tests.
+
+    pytest --pyargs harness.conformance --mesh envoy            # stands a world up, judges, takes it down
+    pytest --pyargs harness.conformance --world NAME -k mirror  # against a world that runs
+
+It is loaded in every pytest run of an environment that has meshproof, so it imports nothing heavy until a check is
+collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.conformance.lab import Lab
+    from harness.conformance.suite import Suite
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("meshproof", "judging a service mesh")
+    group.addoption("--mesh", default="envoy", metavar="NAME", help="the mesh under test (envoy, none); default envoy")
+    group.addoption("--world", default="", metavar="NAME", help="judge in this running world instead of a new one")
+    group.addoption("--mesh-profile", default="core", metavar="NAME", help="core or extended; default core")
+    group.addoption("--evidence", default="", metavar="DIR", help="write conformance.json and evidence here")
+    group.addoption("--mutant", default="", metavar="NAME", help="break the mesh on purpose: the checks must fail")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "check(spec): a conformance check; see harness.conformance.checks")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if any(item.get_closest_marker("check") for item in items) and not config.pluginmanager.has_plugin(
+        "meshproof-suite"
+    ):
+        from harness.conformance.suite import Suite
+
+        suite = Suite(config)
+        config.pluginmanager.register(suite, "meshproof-suite")
+        suite.select(items)
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The bench a check works at; see `harness.conformance.lab`."""
+    suite: Suite | None = request.config.pluginmanager.get_plugin("meshproof-suite")
+    if suite is None:
+        raise pytest.UsageError("the `lab` fixture is for checks: mark the test with harness.conformance.checks.check")
+    yield from suite.lab(request.node)
