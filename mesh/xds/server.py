@@ -42,7 +42,7 @@ Authenticate = Callable[[str], Identity]
 """Token to identity; raises `Unauthenticated`."""
 
 
-class Discovery(grpc.GenericRpcHandler[Any, Any]):
+class Discovery(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
     """Dispatches the two variants of ADS; everything else is unimplemented."""
 
     def __init__(
