@@ -132,6 +132,14 @@ class LoadRun:
             self._raise_if_failed(self._process.returncode)
         return self.health()
 
+    def wait_windows(self, count: int) -> None:
+        """Until `count` measured windows are complete. `LoadError` when the run ended before."""
+        while len(self.windows()) < count:
+            if not self.running and len(self.windows()) < count:
+                self._raise_if_failed(self._process.returncode)
+                raise LoadError(f"the load ended after {len(self._marks)} of {count} windows; see {self.out / LOG}")
+            time.sleep(_POLL_SECONDS)
+
     def stop(self) -> Health:
         """End it after the window in progress (the warm-up, when that is in progress) and wait."""
         assert self.spec.stop_file is not None
