@@ -118,3 +118,10 @@ def documents(namespace: str = NAMESPACE, *, injected: bool = True) -> list[Docu
         *manifests.echo_fleet(f"{namespace}-other", injected=injected, apps=[EchoApp(name="stranger")]),
         *manifests.echo_fleet(f"{namespace}-outside", injected=False, apps=[EchoApp(name="outside")]),
     ]
+
+
+def deploy(world: World, namespace: str = NAMESPACE, *, injected: bool = True) -> Fleet:
+    """The fleet, ready."""
+    world.apply(documents(namespace, injected=injected))
+    world.wait_ready(60.0)
+    return Fleet(world, namespace)

@@ -67,6 +67,9 @@ class Mesh(Protocol):
     def install(self, world: World) -> None:
         """Control plane up and ready, injection on for namespaces labelled `istio-injection: enabled`."""
 
+    def attach(self, world: World) -> None:
+        """Join the mesh that another process installed into `world`: from now on as if it had been installed here."""
+
     def uninstall(self) -> None: ...
 
     def apply(self, documents: Iterable[Document], deadline: float = 10.0) -> Receipt:
