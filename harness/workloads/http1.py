@@ -17,8 +17,8 @@ import struct
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Literal, cast
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Literal, Protocol, cast
 
 import httptools
 
@@ -121,21 +121,27 @@ class Server:
     def __call__(self) -> ServerConnection:
         return ServerConnection(self)
 
-    def close_idle(self) -> None:
-        """Close the connections on which no request is in progress."""
-        for connection in list(self.connections):
-            connection.close_if_idle()
-
     async def drain(self, lame_duck: float, deadline: float) -> None:
         """Answer with `Connection: close` for `lame_duck` seconds, then close what is idle and let the rest finish,
         until `deadline` seconds."""
         self.draining = True
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while self.connections and loop.time() - began < deadline:
-            if loop.time() - began >= lame_duck:
-                self.close_idle()
-            await asyncio.sleep(0.02)
+        await drain_connections(self.connections, lame_duck, deadline)
+
+
+class Closable(Protocol):
+    def close_if_idle(self) -> None:
+        """Close, unless a request is in progress."""
+
+
+async def drain_connections(connections: Collection[Closable], lame_duck: float, deadline: float) -> None:
+    """After `lame_duck` seconds close each connection as it becomes idle; give up after `deadline` seconds."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while connections and loop.time() - began < deadline:
+        if loop.time() - began >= lame_duck:
+            for connection in list(connections):
+                connection.close_if_idle()
+        await asyncio.sleep(0.02)
 
 
 class ServerConnection(asyncio.Protocol):

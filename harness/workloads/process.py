@@ -6,7 +6,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 from harness.workloads.http1 import Server
 
@@ -51,14 +52,17 @@ async def serve_until_stopped(server: Server, host: str, port: int) -> None:
     await wind_down([listener], [server])
 
 
-async def wind_down(
-    listeners: list[asyncio.Server], servers: list[Server], before_exit: Callable[[], Awaitable[None]] | None = None
-) -> None:
+class Drains(Protocol):
+    draining: bool
+
+    async def drain(self, lame_duck: float, deadline: float) -> None:
+        """Let the requests in progress finish."""
+
+
+async def wind_down(listeners: Sequence[asyncio.Server], servers: Sequence[Drains]) -> None:
     for server in servers:
         server.draining = True
     await asyncio.sleep(lame_duck_seconds())
     for listener in listeners:
         listener.close()
     await asyncio.gather(*(server.drain(0.0, drain_deadline()) for server in servers))
-    if before_exit is not None:
-        await before_exit()
