@@ -69,7 +69,7 @@ def deploy_bookinfo(world: World, mesh: Mesh, *, twin: bool, progress: Progress 
     progress("starting bookinfo" + (" and its twin without the mesh" if twin else ""))
     world.apply(manifests.bookinfo(MESHED, injected=True))
     if twin:
-        # Only reviews v3: a measurement pins the meshed twin to it by a route, which this one does not have.
+        # Only reviews v3: a measurement compares the twins with that version alone.
         world.apply(manifests.bookinfo(DIRECT, injected=False, reviews=["v3"]))
     world.wait_ready(60.0)
     if mesh.name != "none":

@@ -13,8 +13,6 @@ import os
 import platform
 import secrets
 import shlex
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +22,8 @@ from chaos import runner as chaos_runner
 from chaos import shipped as shipped_experiments
 from harness import stage
 from harness.conformance import fleet
-from harness.conformance.suite import RESULTS as CONFORMANCE_RESULTS
+from harness.conformance.run import SuiteError
+from harness.conformance.run import run as run_suite
 from harness.meshes.api import Mesh
 from harness.overhead.driver import start_load
 from harness.overhead.measure import find_target, measure
@@ -32,7 +31,6 @@ from harness.substrate.api import World
 from harness.wire import WireTap
 from harness.wire import gates as wire_gates
 from harness.wire.probe import probe_workloads
-from harness.workloads import manifests
 from loadtests.spec import Arm, LoadSpec
 from meshproof import __version__
 from meshproof.progress import Progress, Say
@@ -57,8 +55,6 @@ CHAOS_SECONDS = 45.0
 FINISH_SECONDS = 12.0
 """Kept of the budget for taking the world down and rendering."""
 MIN_OVERHEAD_SECONDS = 30.0
-CONFORMANCE_SECONDS = 180.0
-"""After which a suite that hangs is ended, and the run fails."""
 PAGE = "http://productpage.{namespace}:9080/productpage"
 
 
@@ -122,7 +118,7 @@ def _judge(settings: Settings, result: RunResult, bundle: Bundle, progress: Prog
             _conformance(world, settings, result, bundle, say)
         with progress.phase("overhead") as say:
             seconds = settings.budget - progress.elapsed - CHAOS_SECONDS - FINISH_SECONDS
-            _overhead(world, mesh, settings, max(seconds, MIN_OVERHEAD_SECONDS), result, bundle, say)
+            _overhead(world, settings, max(seconds, MIN_OVERHEAD_SECONDS), result, bundle, say)
         with progress.phase("chaos") as say:
             _chaos(world, mesh, result, bundle, say)
         progress.note("taking the world down")
@@ -156,38 +152,11 @@ def page_arm(world: World, namespace: str, name: str = "") -> Arm:
 
 def _conformance(world: World, settings: Settings, result: RunResult, bundle: Bundle, say: Say) -> None:
     folder = bundle.path("conformance", "suite.log").parent
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "--pyargs",
-            "harness.conformance",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:locust",
-        ),
-        *("-c", os.devnull, "--rootdir", str(Path(stage.__file__).parent), "-q", "--tb=short", "--no-header"),
-        *("--world", world.name, "--mesh", settings.mesh, "--mesh-profile", settings.profile),
-        *("--evidence", str(folder)),
-    ]
-    log = folder / "suite.log"
-    say("running the checks")
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        try:
-            process.wait(CONFORMANCE_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    found = folder / CONFORMANCE_RESULTS
-    if not found.exists():
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        result.gates.append(_unjudged("Conformance", f"the suite did not run (exit {process.returncode}): {tail}"))
+    try:
+        conformance = run_suite(world.name, settings.mesh, folder, profile=settings.profile, progress=say)
+    except SuiteError as exc:
+        result.gates.append(_unjudged("Conformance", str(exc)))
         return
-    conformance = msgspec.json.decode(found.read_bytes(), type=ConformanceResult)
     result.conformance = conformance
     result.gates.append(conformance_gate(conformance))
 
@@ -210,27 +179,17 @@ def conformance_gate(conformance: ConformanceResult) -> Gate:
 _OUTCOMES = ("passed", "failed", "skipped", "error")
 
 
-def _overhead(
-    world: World, mesh: Mesh, settings: Settings, seconds: float, result: RunResult, bundle: Bundle, say: Say
-) -> None:
-    pinned = manifests.bookinfo_mesh("reviews-v3", stage.MESHED)
-    if mesh.name != "none":
-        # Both twins answer with reviews v3, so that one seed costs the same in both.
-        mesh.apply(pinned)
-    try:
-        overhead = measure(
-            world,
-            direct=find_target(world, stage.DIRECT),
-            meshed=find_target(world, stage.MESHED),
-            budget_seconds=seconds,
-            limit=settings.limit,
-            seed=settings.seed,
-            out=bundle.path("overhead", "load"),
-            progress=say,
-        )
-    finally:
-        if mesh.name != "none":
-            mesh.delete(pinned)
+def _overhead(world: World, settings: Settings, seconds: float, result: RunResult, bundle: Bundle, say: Say) -> None:
+    overhead = measure(
+        world,
+        direct=find_target(world, stage.DIRECT),
+        meshed=find_target(world, stage.MESHED),
+        budget_seconds=seconds,
+        limit=settings.limit,
+        seed=settings.seed,
+        out=bundle.path("overhead", "load"),
+        progress=say,
+    )
     result.overhead = overhead
     result.gates.append(overhead_gate(overhead))
 

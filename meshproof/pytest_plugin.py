@@ -25,7 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--world", default="", metavar="NAME", help="judge in this running world instead of a new one")
     group.addoption("--mesh-profile", default="core", metavar="NAME", help="core or extended; default core")
     group.addoption("--evidence", default="", metavar="DIR", help="write conformance.json and evidence here")
-    group.addoption("--mutant", default="", metavar="NAME", help="break the mesh on purpose: the checks must fail")
+    group.addoption(
+        "--mutant",
+        default="",
+        metavar="NAME",
+        help="break the mesh on purpose, so that the checks must fail: one mutant, or `all` for each check's own",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,10 +48,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         suite.select(items)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    wanted = str(metafunc.config.getoption("--mutant"))
+    mark = metafunc.definition.get_closest_marker("check")
+    if wanted and mark is not None and "mutant" in metafunc.fixturenames:
+        names = mark.args[0].mutants
+        metafunc.parametrize("mutant", names if wanted == "all" else [n for n in names if n == wanted])
+
+
 @pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def mutant() -> str:
+    """The mutant that is active during the check; none by default."""
+    return ""
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, mutant: str) -> Iterator[Lab]:
     """The bench a check works at; see `harness.conformance.lab`."""
     suite: Suite | None = request.config.pluginmanager.get_plugin("meshproof-suite")
     if suite is None:
         raise pytest.UsageError("the `lab` fixture is for checks: mark the test with harness.conformance.checks.check")
-    yield from suite.lab(request.node)
+    yield from suite.lab(request.node, mutant)

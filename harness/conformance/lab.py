@@ -42,6 +42,7 @@ class Lab:
         self.world = world
         self.mesh = mesh
         self.fleet = fleet
+        self.budget = CONVERGENCE_BUDGET
         self.evidence: list[Evidence] = []
         self.convergence_ms: list[float] = []
         self._applied: list[Document] = []
@@ -133,8 +134,10 @@ class Lab:
 
     # --- judgement
 
-    def until(self, seen: Callable[[], T], what: str, budget: float = CONVERGENCE_BUDGET) -> T:
-        """Wait until `seen()` is true: the change has taken effect. Raises `NotConverged` after `budget` seconds."""
+    def until(self, seen: Callable[[], T], what: str, budget: float | None = None) -> T:
+        """Wait until `seen()` is true: the change has taken effect. Raises `NotConverged` after `budget` seconds (the
+        lab's own by default)."""
+        budget = self.budget if budget is None else budget
         began = time.monotonic()
         while True:
             result = seen()

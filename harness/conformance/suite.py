@@ -23,6 +23,9 @@ from reports.model import CheckResult, ConformanceResult, Evidence
 
 RESULTS = "conformance.json"
 
+MUTANT_BUDGET = 1.5
+"""Seconds a broken mesh is given to converge; it will not, and a whole one needs far less."""
+
 _LAB = pytest.StashKey[Lab]()
 
 
@@ -40,19 +43,18 @@ class Suite:
         self._bench: tuple[World, Mesh, fleet.Fleet] | None = None
         if self.profile not in checks.PROFILES:
             raise pytest.UsageError(f"--mesh-profile {self.profile!r}: expected one of {', '.join(checks.PROFILES)}")
-        if self.mutant and self.mutant not in MUTANTS and self.mutant not in OPERATOR_MUTANTS:
+        if self.mutant not in {"", "all", *MUTANTS, *OPERATOR_MUTANTS}:
             known = ", ".join(sorted([*MUTANTS, *OPERATOR_MUTANTS]))
             raise pytest.UsageError(f"--mutant {self.mutant!r}: unknown; there are {known}")
 
     def select(self, items: list[pytest.Item]) -> None:
-        """Keep the checks of the profile (and, with a mutant, those it must break)."""
+        """Keep the checks of the profile (and, with a mutant, those it must break: the others have no parameter)."""
         kept: list[pytest.Item] = []
         dropped: list[pytest.Item] = []
         for item in items:
             spec = checks.of(item)
             wanted = spec is None or (
-                (self.profile == "extended" or spec.profile == "core")
-                and (not self.mutant or self.mutant in spec.mutants)
+                (self.profile == "extended" or spec.profile == "core") and self.mutant in {"", "all", *spec.mutants}
             )
             (kept if wanted else dropped).append(item)
         if dropped:
@@ -74,17 +76,20 @@ class Suite:
             else:
                 self._bench = world, mesh, fleet.deploy(world)
                 mesh.settled(20.0)
-            if self.mutant in MUTANTS:
-                self._stack.enter_context(mesh.mutant(self.mutant))
         return self._bench
 
-    def lab(self, item: pytest.Item) -> Iterator[Lab]:
-        """The `lab` fixture's body."""
+    def lab(self, item: pytest.Item, mutant: str) -> Iterator[Lab]:
+        """The `lab` fixture's body: the mesh broken by `mutant`, if any, for just this check."""
         lab = Lab(*self.bench())
         item.stash[_LAB] = lab
-        with isolated(lab):
-            if self.mutant in OPERATOR_MUTANTS:
-                OPERATOR_MUTANTS[self.mutant](lab)
+        with ExitStack() as stack:
+            if mutant:
+                lab.budget = MUTANT_BUDGET
+            if mutant in MUTANTS:
+                stack.enter_context(lab.mesh.mutant(mutant))
+            stack.enter_context(isolated(lab))
+            if mutant in OPERATOR_MUTANTS:
+                OPERATOR_MUTANTS[mutant](lab)
             yield lab
 
     # --- results
