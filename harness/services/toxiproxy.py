@@ -15,9 +15,12 @@ import shutil
 import socket as sockets
 import subprocess
 import time
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+
+import psutil
 
 from harness.services.api import Companion, CompanionMissing
 from harness.services.place import Here, Place, free_port
@@ -29,6 +32,7 @@ MODULE = f"github.com/Shopify/toxiproxy/v2/cmd/server@v{VERSION}"
 NAMES = ("toxiproxy-server", "server")
 """`go install` names the program after its folder, `server`; packages and `make tools` call it `toxiproxy-server`."""
 
+MARK_VARIABLE = "MESHPROOF_MARK"
 IMAGE_VARIABLE = "MESHPROOF_TOXIPROXY_IMAGE"
 API_PORT = 8474
 MAX_LOG_BYTES = 1 << 20
@@ -99,10 +103,12 @@ class ToxiproxyProcess:
 
     name = "toxiproxy"
 
-    def __init__(self, place: Place, *, log: Path | None = None) -> None:
+    def __init__(self, place: Place, *, log: Path | None = None, mark: str = "") -> None:
         self._place = place
         self._log = log
         self._port = 0
+        self.mark = mark or uuid.uuid4().hex
+        """In the environment of every process started, so that `end_marked` finds them when their owner was killed."""
         self._process: subprocess.Popen[bytes] | None = None
         self._logger: subprocess.Popen[bytes] | None = None
 
@@ -115,9 +121,14 @@ class ToxiproxyProcess:
         """Host pids of what was started, so that someone else can end it when this process no longer can."""
         return tuple(process.pid for process in (self._process, self._logger) if process is not None)
 
+    def reserve(self) -> int:
+        """Choose the port now, so that it can be written down before anything runs."""
+        self._port = self._port or free_port(self._place)
+        return self._port
+
     def __enter__(self) -> Self:
         program = find_program()
-        self._port = free_port(self._place)
+        self.reserve()
         try:
             self._start(program)
         except BaseException:
@@ -152,10 +163,11 @@ class ToxiproxyProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env={MARK_VARIABLE: self.mark, "PATH": os.defpath},
                 start_new_session=True,
             )
             sink = self._logger.stdin
-        environment = {"LOG_LEVEL": "warn", "PATH": os.environ.get("PATH", "")}
+        environment = {"LOG_LEVEL": "warn", MARK_VARIABLE: self.mark, "PATH": os.defpath}
         # A session of its own: Ctrl-C in a terminal must reach the game day, which heals first, and not the server.
         self._process = self._place.popen(
             [str(program), "-host", "127.0.0.1", "-port", str(self._port)],
@@ -183,6 +195,27 @@ class ToxiproxyProcess:
         if self._log is None or not self._log.exists():
             return "it was started without a log"
         return self._log.read_text(errors="replace")[-400:].strip() or "it said nothing"
+
+
+def end_marked(mark: str, grace: float = 3.0) -> list[int]:
+    """End every process that was started with `mark`, wherever it was started from. Their pids; none is left then."""
+    found = [process for process in psutil.process_iter() if _marked(process, mark)]
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(found, timeout=grace)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=grace)
+    return [process.pid for process in found]
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK_VARIABLE) == mark
+    except (psutil.Error, OSError):  # it ended meanwhile, or is the kernel's
+        return False
 
 
 class ToxiproxyContainer:
