@@ -10,7 +10,6 @@ import pytest
 from harness import stage
 from harness.conformance import fleet
 from harness.conformance.run import run
-from harness.meshes.api import Mesh
 from harness.substrate.api import World
 from reports.model import CheckResult, ConformanceResult
 from tests.conformance.test_catalogue import CHECKS
@@ -22,12 +21,8 @@ pytestmark = [pytest.mark.privileged, pytest.mark.timeout(1_200)]
 def meshed() -> Iterator[World]:
     with stage.opened("envoy") as (world, mesh):
         fleet.deploy(world)
-        settle(mesh)
+        mesh.settled(20.0)
         yield world
-
-
-def settle(mesh: Mesh) -> None:
-    mesh.settled(20.0)
 
 
 def told(results: list[CheckResult]) -> str:

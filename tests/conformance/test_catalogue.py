@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-import harness.conformance
-from harness.conformance.checks import Check, check
+from harness.conformance.checks import check
 from harness.conformance.mutants import MUTANTS
 from harness.conformance.mutants.operator import OPERATOR_MUTANTS
+from meshproof import catalogue
 
 PROMISED = (
     "R1 R2 R3 R4 R5 R6 R7 R8 R12 R13 R15 R16 R17 F1 F2 F4 F5 F6 F7 F8 F14 F15 E1 E3 E6 E8 E9 E12 E13 "
@@ -20,17 +17,7 @@ PROMISED = (
 ).split()
 
 
-def all_checks() -> Iterator[tuple[str, Check]]:
-    for module in pkgutil.walk_packages(harness.conformance.__path__, "harness.conformance."):
-        if not module.name.rsplit(".", 1)[-1].startswith("test_"):
-            continue
-        for name, function in inspect.getmembers(importlib.import_module(module.name), inspect.isfunction):
-            for mark in getattr(function, "pytestmark", []):
-                if mark.name == "check" and function.__module__ == module.name:
-                    yield f"{module.name}::{name}", mark.args[0]
-
-
-CHECKS = dict(all_checks())
+CHECKS = dict(catalogue.checks())
 
 
 def test_every_promised_check_exists() -> None:
@@ -57,3 +44,8 @@ def test_a_check_without_a_mutant_is_refused() -> None:
 def test_an_id_outside_the_catalogue_is_refused(id: str) -> None:
     with pytest.raises(ValueError, match="expected one of"):
         check(id, "nothing", feature="Mesh", mutants=("exact-to-prefix",))
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "checks.md"
+    assert page.read_text() == catalogue.page(), "run: python -m meshproof.catalogue > docs/checks.md"
