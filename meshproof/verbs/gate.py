@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from manifests.scalars import parse_duration
+from manifests.scalars import Duration
 from meshproof.exits import exit_code
 from meshproof.progress import Progress
 from reports.terminal import print_verdict
@@ -26,7 +26,11 @@ def gate(
     """Judge a mesh: conformance, mutual TLS on the wire, P99 overhead, chaos. One verdict, one report."""
     from meshproof.gate import Settings, run_gate
 
-    settings = Settings(mesh=mesh, budget=parse_duration(budget), profile=profile, out=out, seed=seed)
+    try:
+        seconds = Duration.parse(budget)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{budget!r} {exc}; expected {Duration.expected}", param_hint="--budget") from None
+    settings = Settings(mesh=mesh, budget=seconds, profile=profile, out=out, seed=seed)
     result, bundle = run_gate(settings, Progress())
     if as_json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")

@@ -8,12 +8,13 @@ from harness.conformance.checks import check
 from harness.conformance.lab import Lab
 from harness.conformance.mtls import handshake
 from harness.conformance.mtls.test_modes import XFCC, peer_authentication
-from harness.wire.tap import WireTap
+from harness.wire import WireTap
+from harness.wire.certificates import Signer, spiffe_id
 from harness.workloads.echo.protocol import HTTP_PORT
 
 
 def _spiffe(lab: Lab, account: str, namespace: str = "") -> str:
-    return f"spiffe://{lab.mesh.ca.trust_domain}/ns/{namespace or lab.fleet.namespace}/sa/{account}"
+    return spiffe_id(lab.mesh.ca.trust_domain, namespace or lab.fleet.namespace, account)
 
 
 @check(
@@ -31,7 +32,7 @@ def test_peer_identity(lab: Lab) -> None:
     seen = lab.get(headers=forged).echo
     assert seen is not None
     assert "sa/admin" not in (seen.header(XFCC) or ""), "a forged identity header is not passed on"
-    certificate = handshake.leaf(handshake.mesh_issuer(lab.mesh.ca), _spiffe(lab, "client"))
+    certificate = Signer.load(lab.mesh.ca).issue(_spiffe(lab, "client"))
     outcome = handshake.request_over_tls(
         lab.world, lab.fleet.pod("server", "v1"), HTTP_PORT, alpn=sorted(lab.mesh.alpn), certificate=certificate
     )
@@ -72,31 +73,31 @@ spec:
 )
 def test_bad_client_certificates(lab: Lab) -> None:
     lab.apply(peer_authentication("STRICT"))
-    mesh = handshake.mesh_issuer(lab.mesh.ca)
+    mesh, now = Signer.load(lab.mesh.ca), dt.datetime.now(dt.UTC)
     name, hour = _spiffe(lab, "client"), dt.timedelta(hours=1)
     bad = {
-        "foreign root": handshake.leaf(handshake.foreign_issuer(mesh), name),
-        "expired": handshake.leaf(mesh, name, start=-48 * hour, end=-hour),
-        "not yet valid": handshake.leaf(mesh, name, start=hour, end=48 * hour),
-        "foreign trust domain": handshake.leaf(mesh, f"spiffe://elsewhere.example/ns/{lab.fleet.namespace}/sa/client"),
+        "foreign root": mesh.impostor().issue(name),
+        "expired": mesh.issue(name, not_before=now - 48 * hour, not_after=now - hour),
+        "not yet valid": mesh.issue(name, not_before=now + hour, not_after=now + 48 * hour),
+        "foreign trust domain": mesh.issue(f"spiffe://elsewhere.example/ns/{lab.fleet.namespace}/sa/client"),
         "none": None,
     }
     pod = lab.fleet.pod("server", "v1")
 
-    def let_in(certificate: tuple[bytes, bytes] | None) -> bool:
+    def let_in(certificate: bytes | None) -> bool:
         outcome = handshake.request_over_tls(
             lab.world, pod, HTTP_PORT, alpn=sorted(lab.mesh.alpn), certificate=certificate
         )
         lab.note("handshake", repr(outcome))
         return outcome.answered
 
-    assert let_in(handshake.leaf(mesh, name)), "a good certificate is accepted, so that a refusal means something"
+    assert let_in(mesh.issue(name)), "a good certificate is accepted, so that a refusal means something"
     assert {kind: let_in(certificate) for kind, certificate in bad.items()} == dict.fromkeys(bad, False)
 
 
 @check("M12", "every leaf is replaced under load without one error", feature="Identity", mutants=("broken-leaf",))
 def test_rotation_under_load(lab: Lab) -> None:
-    good = handshake.leaf(handshake.mesh_issuer(lab.mesh.ca), _spiffe(lab, "client"))
+    good = Signer.load(lab.mesh.ca).issue(_spiffe(lab, "client"))
     pod = lab.fleet.pod("server", "v1")
 
     def serial() -> int:
