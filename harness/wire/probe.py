@@ -49,10 +49,10 @@ def probe_workloads(
 ) -> list[PortProbe]:
     """Every declared TCP port of every ready pod with a sidecar in `namespaces`.
 
-    `source` must be outside the mesh; the node is. Pods whose `app` label is in `skip` are left out (a bare client, say)."""
+    `source` must be outside the mesh; the node is. Pods whose `app` label is in `skip` are left out (bare clients)."""
     signer = Signer.load(mesh.ca)
     impostor = signer.impostor()
-    probes = []
+    probes: list[PortProbe] = []
     for namespace in sorted(namespaces):
         for pod in world.pods(namespace):
             if not pod.meshed or not pod.ready or pod.labels.get("app") in skip:

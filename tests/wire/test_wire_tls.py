@@ -73,7 +73,7 @@ def test_plaintext_after_the_handshake_is_found(pem: Path) -> None:
 
 
 def test_plaintext_in_the_clothes_of_application_data_is_found(pem: Path) -> None:
-    handshake = [turn for turn in tls(pem, version=ssl.TLSVersion.TLSv1_2, data=b"x")]
+    handshake = tls(pem, version=ssl.TLSVersion.TLSv1_2, data=b"x")
     body = HTTP * 8
     record = b"\x17\x03\x03" + len(body).to_bytes(2, "big") + body
     seen = judge([*handshake, ("up", record)])
