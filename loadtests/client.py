@@ -196,7 +196,7 @@ class Connection:
         except HTTPParseError as error:
             failure = f"malformed response: {error}"
         except OSError as error:
-            failure = error.strerror or type(error).__name__
+            failure = error.strerror or str(error) or type(error).__name__
         finally:
             deadline.close()
         done_ns = time.monotonic_ns()

@@ -77,7 +77,7 @@ class Recorder:
         self._slices = {window: schedule.slice_of(window) for window in range(WARMUP, schedule.windows)}
         self._outstanding = {window: part.stop - part.start for window, part in self._slices.items()}
         self._marks: list[WindowMark] = []
-        self._second: list[int] = []
+        self._recent: list[int] = []  # Completed, and not in a written second yet.
         self._seconds_written = 0
         self._reopened = 0
         self._start_ns = 0
@@ -108,7 +108,7 @@ class Recorder:
             self._error[index] = self._errors.setdefault(outcome.error, len(self._errors))
         self._reopened += outcome.reopened
         self._outstanding[int(self.schedule.window[index])] -= 1
-        self._second.append(index)
+        self._recent.append(index)
 
     def tick(self, now_ns: int) -> list[WindowMark]:
         """Write what is complete by now: elapsed seconds, and windows. Returns the new windows' marks."""
@@ -126,12 +126,13 @@ class Recorder:
         return self._outstanding[window] == 0 and now_ns >= self._start_ns + self.schedule.start_ns(window + 1)
 
     def _write_second(self) -> None:
-        done_by_arm = self.schedule.arm[np.array(self._second, dtype=np.int64)]
-        latency = self._latency_ms(np.array(self._second, dtype=np.int64))
-        failed = self._failed(np.array(self._second, dtype=np.int64))
-        self._second = []
         self._seconds_written += 1
         end_ns = self._seconds_written * _SECOND_NS
+        recent = np.array(self._recent, dtype=np.int64)
+        within = self._done[recent] < self._start_ns + end_ns
+        self._recent = recent[~within].tolist()
+        rows = recent[within]
+        done_by_arm, latency, failed = self.schedule.arm[rows], self._latency_ms(rows), self._failed(rows)
         due = int(np.searchsorted(self.schedule.offset_ns, end_ns))
         pending = self.schedule.arm[:due][self._done[:due] == 0]
         for number, arm in enumerate(self.spec.arms):

@@ -36,6 +36,17 @@ _DRAIN_SECONDS = 1.0
 # How long requests in flight may still complete after a signal.
 
 
+def take_precedence() -> str:
+    """Run before ordinary processes where that is permitted, and say what was granted. The generator stands for
+    clients on other machines, so it should not queue for the CPU of what it measures; it needs a few percent of a core,
+    and takes them from all arms alike. Measured on 2 cores: lateness P99 0.5 ms without, 0.3 ms with."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except OSError:
+        return "ordinary"
+    return "real-time"
+
+
 def report(event: str, **fields: object) -> None:
     sys.stderr.buffer.write(msgspec.json.encode({"event": event, **fields}) + b"\n")
     sys.stderr.buffer.flush()
@@ -80,9 +91,16 @@ class Run:
         # What exists now lives until the end; the collector need not look at it again in the middle of a window.
         gc.collect()
         gc.freeze()
+        priority = take_precedence()
         self._start_ns = time.monotonic_ns() + _LEAD_NS
         self._recorder.begin(self._start_ns)
-        report("started", start_ns=self._start_ns, requests=len(self._schedule), windows=self._schedule.windows)
+        report(
+            "started",
+            start_ns=self._start_ns,
+            requests=len(self._schedule),
+            windows=self._schedule.windows,
+            priority=priority,
+        )
         self._turns.begun.set()
         self._watch()
         health = self._recorder.finish(time.monotonic_ns(), interrupted=bool(self._signal))
