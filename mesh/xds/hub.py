@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from mesh.identity.tokens import Identity
-from mesh.resource import Resource, ResourceSet
+from mesh.resource import SECRET, Resource, ResourceSet
 from mesh.view import ViewKey
 from mesh.xds.views import Compile, Views, digest
 
@@ -141,6 +141,10 @@ class Hub:
             patched = self._patched[id(resources)] = self._patch(resources)
         return patched
 
+    def served_secrets(self, identity: Identity) -> Mapping[str, Resource]:
+        secrets = self.secrets(identity)
+        return secrets if self._patch is None else self._patch({SECRET: secrets})[SECRET]
+
     def secrets_changed(self) -> None:
         self._wake_all()
 
@@ -170,6 +174,9 @@ class Hub:
         self._left(stream)
         self.observer.connected(len(self._streams))
         self._notify()
+
+    def has(self, stream: Stream) -> bool:
+        return self._streams.get(stream.proxy) is stream
 
     def advanced(self, stream: Stream) -> None:
         for waiter in self._waiters:

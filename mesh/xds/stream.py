@@ -136,21 +136,26 @@ class Stream:
 
     # === writing ===
 
-    def _target(self) -> ResourceSet | None:
+    def target(self) -> ResourceSet | None:
+        """Everything the proxy is to have; None when its pod is gone from the registry."""
         view = self.hub.view_of(self.identity)
         if view is None:
-            # The pod is gone from the registry while its proxy still drains: it keeps what it has.
             return None
         self.view = view
-        return with_secrets(self.hub.resources(view), self.hub.secrets(self.identity))
+        return with_secrets(self.hub.resources(view), self.hub.served_secrets(self.identity))
 
     async def _write(self) -> None:
         while True:
             self._awake.clear()
             generation = self.hub.generation
-            target = self._target()
+            target = self.target()
             now = time.monotonic()
-            if target is not None:
+            if target is None:
+                # The pod is gone while its proxy still drains: it keeps what it has, and nobody waits for it.
+                self.hub.remove(self)
+            else:
+                if not self.hub.has(self):
+                    return  # another stream of the same proxy has taken its place
                 for push in self.planner.plan(target, now):
                     await self._send(push)
                 self._account(target, generation, now)
