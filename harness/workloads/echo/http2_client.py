@@ -25,6 +25,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
+from harness.workloads.echo.http2_server import as_bytes
 from harness.workloads.echo.protocol import MAX_BODY, Pairs
 from harness.workloads.http1 import Broken, Reply, address
 
@@ -71,7 +72,7 @@ class Http2Client(asyncio.Protocol):
         call = Call()
         try:
             stream_id = self._h2.get_next_available_stream_id()
-            self._h2.send_headers(stream_id, headers, end_stream=end)
+            self._h2.send_headers(stream_id, as_bytes(headers), end_stream=end)
         except ProtocolError as exc:
             raise Broken("protocol", str(exc), None) from exc
         self._calls[stream_id] = call

@@ -35,6 +35,8 @@ from harness.workloads.http1 import address, drain_connections
 
 WINDOW = 1 << 20
 """Bytes of one request body in flight."""
+LINGER = 1.0
+"""Seconds a connection that we end waits for the other side to end it too."""
 
 
 class Outgoing:
@@ -114,6 +116,7 @@ class Http2Server(asyncio.Protocol):
         self._outgoing: dict[int, Outgoing] = {}
         self._peer: tuple[str, int] = ("", 0)
         self._port = 0
+        self._ending = False
 
     # --- asyncio
 
@@ -147,10 +150,10 @@ class Http2Server(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Say GOAWAY and close, unless a request is in progress."""
-        if not self._streams and not self._outgoing and not self._transport.is_closing():
+        if not (self._streams or self._outgoing or self._ending or self._transport.is_closing()):
             self._h2.close_connection()
             self._write()
-            self._transport.close()
+            self._finish()
 
     # --- receiving
 
@@ -336,13 +339,20 @@ class Http2Server(asyncio.Protocol):
                 return
         else:
             self._write()
-            self._transport.close()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Close with a FIN. Closing outright would be a reset: the caller's acknowledgements are still coming in."""
+        if not self._ending and not self._transport.is_closing():
+            self._ending = True
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER, self._transport.close)
 
     # --- sending
 
     def _headers(self, stream_id: int, headers: Pairs, end: bool = False) -> None:
         try:
-            self._h2.send_headers(stream_id, headers, end_stream=end)
+            self._h2.send_headers(stream_id, as_bytes(headers), end_stream=end)
         except (StreamClosedError, ProtocolError):
             self._outgoing.pop(stream_id, None)
 
@@ -370,7 +380,7 @@ class Http2Server(asyncio.Protocol):
                     return
             if out.end:
                 if out.trailers is not None:
-                    self._h2.send_headers(stream_id, out.trailers, end_stream=True)
+                    self._h2.send_headers(stream_id, as_bytes(out.trailers), end_stream=True)
                 else:
                     self._h2.end_stream(stream_id)
                 del self._outgoing[stream_id]
@@ -379,7 +389,7 @@ class Http2Server(asyncio.Protocol):
 
     def _write(self) -> None:
         data = self._h2.data_to_send()
-        if data and not self._transport.is_closing():
+        if data and not self._ending and not self._transport.is_closing():
             self._transport.write(data)
 
     def _cancel(self, stream: Stream) -> None:
@@ -387,6 +397,11 @@ class Http2Server(asyncio.Protocol):
             stream.task.cancel()
         elif stream.entry is not None:
             self._journal.finish(stream.entry, "cancelled")
+
+
+def as_bytes(headers: Pairs) -> list[tuple[bytes, bytes]]:
+    """Strings here are bytes in disguise (latin-1), in HTTP/2 as in HTTP/1; `h2` would encode them as UTF-8."""
+    return [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
 
 
 def _text(value: bytes | str) -> str:
