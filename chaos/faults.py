@@ -68,6 +68,8 @@ class EdgeFault:
         self.edge = edge
         self.toxic = toxic
         self._before: dict[str, Reading] = {}
+        self.probes = 0
+        """Connections made to measure it while it was on; what the redirect counted beyond them is real traffic."""
 
     @property
     def title(self) -> str:
@@ -165,11 +167,16 @@ class EdgeFault:
 
     def _hit(self, hop: Hop) -> Reading:
         before = self._before.get(str(hop))
+
+        def once() -> Reading:
+            self.probes += 1
+            return self._once(hop, patience(self.kind, self._attributes, before))
+
         toxicity = 1.0 if self.toxic is None else self.toxic.toxicity
         tries = 2 if toxicity >= 1 else min(MAX_TRIES, math.ceil(math.log(0.001) / math.log(1 - max(toxicity, 0.01))))
-        reading = self._once(hop, patience(self.kind, self._attributes, before))
+        reading = once()
         while (tries := tries - 1) > 0 and before and not judge(self.kind, self._attributes, before, reading).ok:
-            reading = self._once(hop, patience(self.kind, self._attributes, before))
+            reading = once()
         return reading
 
     def _once(self, hop: Hop, timeout: float) -> Reading:
