@@ -39,6 +39,9 @@ WORKLOAD_NAME_ENV = "ISTIO_META_WORKLOAD_NAME"
 fact about itself that a proxy reports and its view does not know."""
 
 
+STATS_PREFIX = "istio"
+
+
 class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
     trust_domain: str = "cluster.local"
     cluster_domain: str = "cluster.local"

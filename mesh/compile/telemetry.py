@@ -20,7 +20,7 @@ from mesh.compile.endpoints import canonical_revision, canonical_service
 from mesh.compile.wire import packed
 from mesh.model.context import Context
 from mesh.model.hosts import spiffe_id
-from mesh.settings import WORKLOAD_NAME_ENV
+from mesh.settings import STATS_PREFIX, WORKLOAD_NAME_ENV
 
 Direction = Literal["inbound", "outbound"]
 Security = Literal["mutual_tls", "none", "unknown"]
@@ -157,19 +157,19 @@ class Reporter:
             if http:
                 tags["response_code"] = "%RESPONSE_CODE%"
                 tags["grpc_response_status"] = "%GRPC_STATUS_NUMBER%"
-                counters = [_counter("istio_requests_total", tags, fixed=1)]
-                histograms = [_histogram("istio_request_duration_milliseconds", tags, "%DURATION%")]
+                counters = [_counter("requests_total", tags, fixed=1)]
+                histograms = [_histogram("request_duration_milliseconds", tags, "%DURATION%")]
             else:
                 counters = [
-                    _counter("istio_tcp_connections_closed_total", tags, fixed=1),
-                    _counter("istio_tcp_received_bytes_total", tags, value="%BYTES_RECEIVED%"),
-                    _counter("istio_tcp_sent_bytes_total", tags, value="%BYTES_SENT%"),
+                    _counter("tcp_connections_closed_total", tags, fixed=1),
+                    _counter("tcp_received_bytes_total", tags, value="%BYTES_RECEIVED%"),
+                    _counter("tcp_sent_bytes_total", tags, value="%BYTES_SENT%"),
                 ]
                 histograms = []
             logs.append(
                 AccessLog(
                     name="envoy.access_loggers.stats",
-                    typed_config=packed(StatsLog(counters=counters, histograms=histograms)),
+                    typed_config=packed(StatsLog(stat_prefix=STATS_PREFIX, counters=counters, histograms=histograms)),
                 )
             )
         return tuple(logs)

@@ -9,7 +9,7 @@ import re
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +140,14 @@ class Envoy:
         roots: str,
         admin_port: int = 15000,
         prefix: tuple[str, ...] = (),
+        call: Callable[..., Any] | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
         self.admin_port = admin_port
         self._prefix = prefix
+        self._call = call or (lambda function, *arguments: function(*arguments))
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder / "envoy.log"
         pem, key = certificate
@@ -245,8 +247,11 @@ class Envoy:
         raise AssertionError(f"Envoy did not become ready:\n{self.log.read_text()[-4000:]}")
 
     def admin(self, path: str) -> str:
+        return str(self._call(self._admin, path))
+
+    def _admin(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5) as response:
-            return response.read().decode()
+            return str(response.read().decode())
 
     def stop(self) -> None:
         if self._process is not None:
