@@ -42,7 +42,7 @@ class ClusterState:
         return self._registry
 
     def update(self, changes: Iterable[tuple[str, ClusterObject | None]]) -> Registry:
-        """Apply (file name, object or None when it is gone). Returns the new registry, or the very same one when nothing
+        """Apply (file name, object or None when it is gone). Returns the new registry, or the same one when nothing
         it shows has changed."""
         touched: dict[str, list[Workload]] = {}
         stale: set[tuple[str, str]] = set()
