@@ -12,6 +12,7 @@ counted as reopened.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -224,9 +225,13 @@ class Connection:
             if count == 0 and not begun:
                 raise _ClosedEarly
             begun = True
-            # Feeding nothing tells the parser that the stream ended, which completes a body without a length.
-            reply.feed(bytes(_VIEW[:count]))
-            if count == 0 and not reply.complete:
+            if count:
+                reply.feed(bytes(_VIEW[:count]))
+                continue
+            # Feeding nothing says that the stream ended, which completes a body that has no length of its own.
+            with contextlib.suppress(HTTPParseError):
+                reply.feed(b"")
+            if not reply.complete:
                 raise ConnectionResetError("closed within a response")
         if not reply.should_keep_alive():
             self.close()

@@ -1,13 +1,13 @@
 """From the samples of one paired load run to what is reported about it. Pure.
 
-Two twins of a workload, one direct and one meshed, are each called under two labels, four arms in all, of the same rate:
+Two twins of a workload, one direct and one meshed, are each called under two labels: four arms of the same rate.
 
     direct, control            -> the direct twin
     meshed, meshed-control     -> the meshed twin
 
-An effect is estimated from both labels of each twin. The control is `control / direct`: same twin, same windows, so its
-true ratio is 1, and an interval that excludes 1 says that the environment, or this program, cannot be trusted. Splitting
-*both* twins keeps their load the same; a control on one side alone would give that twin twice the requests.
+An effect is estimated from both labels of each twin. The control is `control / direct`: same twin, same windows, so
+its true ratio is 1, and an interval that excludes 1 says that the environment, or this program, cannot be trusted.
+Splitting *both* twins keeps their load the same; a control on one side alone would give that twin twice the requests.
 """
 
 from __future__ import annotations

@@ -8,12 +8,15 @@ ratio of the arms' quantiles is taken per window, and windows are averaged on th
 Its interval is a bootstrap over windows, studentised (bootstrap-t) rather than percentile or BCa. With 10 to 30 windows
 the percentile interval of a mean is too narrow (its spread has a divisor n where n - 1 belongs, and it uses the
 normal's quantiles where Student's belong), and BCa, which corrects its ends for bias and skew, starts from that same
-width. Bootstrap-t resamples the t statistic itself, so both are right to second order; `tests/overhead` measures its
-coverage.
+width. Bootstrap-t resamples the t statistic itself, so both are right to second order. It still undercovers when single
+windows are wild (90 % instead of 95 % when one in ten is five times as noisy), where Student's own interval is
+conservative, and Student's undercovers when ratios are skewed, where bootstrap-t does not. So on either side the
+farther of the two bounds is taken: at least 93 % in every case that `tests/overhead` simulates.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -49,8 +52,8 @@ def window_quantiles(latency: Floats, window: Ints, windows: Ints, quantile: flo
 
 
 def mean_interval(values: Floats, confidence: float, seed: int, resamples: int = RESAMPLES) -> Estimate:
-    """Mean of `values` (one per window) and its two-sided bootstrap-t interval. Fewer than three values give an
-    interval without bounds: nothing can be said."""
+    """Mean of `values` (one per window) and its two-sided interval: on either side the farther of bootstrap-t's and
+    Student's bounds. Fewer than three values give an interval without bounds: nothing can be said."""
     count = len(values)
     mean = float(values.mean()) if count else math.nan
     if count < 3:
@@ -65,7 +68,20 @@ def mean_interval(values: Floats, confidence: float, seed: int, resamples: int =
         t = np.nan_to_num((drawn.mean(axis=1) - mean) / errors, nan=0.0, posinf=np.inf, neginf=-np.inf)
     tail = (1 - confidence) / 2
     low, high = np.quantile(t, [tail, 1 - tail], method="inverted_cdf")
-    return Estimate(mean, float(mean - high * error), float(mean - low * error), confidence)
+    student = student_quantile(1 - tail, count - 1)
+    reach_down, reach_up = max(float(high), student), max(float(-low), student)
+    return Estimate(mean, float(mean - reach_down * error), float(mean + reach_up * error), confidence)
+
+
+@functools.cache
+def student_quantile(p: float, degrees: int) -> float:
+    """The quantile (p >= 0.5) of Student's t. With t = sqrt(degrees) * tan(angle) its density is that of
+    cos(angle) ** (degrees - 1), which is integrated."""
+    angles = np.linspace(0.0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (degrees - 1)
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    angle = np.interp(p - 0.5, mass / (2 * mass[-1]), angles)
+    return math.sqrt(degrees) * math.tan(float(angle))
 
 
 def geometric_mean_ratio(
