@@ -51,8 +51,8 @@ class BootstrapSettings(msgspec.Struct, frozen=True, kw_only=True):
     token_directory: str = "/var/run/secrets/tokens"
     token_file: str = "istio-token"
     cluster_domain: str = "cluster.local"
-    stats_inclusions: Sequence[str] = ()
-    """Names that contain one of these are kept too."""
+    stats_prefixes: Sequence[str] = ()
+    """Names that begin with one of these are kept too."""
     stats_tags: Sequence[tuple[str, str]] = ()
     """(tag name, regular expression), as Envoy's `stats_tags`."""
 
@@ -247,7 +247,7 @@ def _stats(settings: BootstrapSettings) -> dict[str, Any]:
     patterns = [
         *({"prefix": prefix} for prefix in KEPT_STATS_PREFIXES),
         *({"suffix": suffix} for suffix in KEPT_STATS_SUFFIXES),
-        *({"contains": part} for part in settings.stats_inclusions),
+        *({"prefix": prefix} for prefix in settings.stats_prefixes),
     ]
     return {
         "stats_tags": [{"tag_name": name, "regex": regex} for name, regex in settings.stats_tags],
