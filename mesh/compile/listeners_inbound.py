@@ -14,7 +14,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 
 from mesh.compile import filters, tls
 from mesh.compile.clusters import BLACK_HOLE, BUFFER_LIMIT, INBOUND_PASSTHROUGH
-from mesh.compile.jwt import jwt_filter
+from mesh.compile.jwt import authentication
 from mesh.compile.listener import (
     HTTP1_DETECTED,
     HTTP2_DETECTED,
@@ -27,7 +27,7 @@ from mesh.compile.rbac import network_rules
 from mesh.compile.telemetry import Reporter, Security, refused_connections
 from mesh.compile.wire import TRUE, address, milliseconds, packed, u32
 from mesh.model.authn import Mode
-from mesh.model.authz import policies, request_authentications
+from mesh.model.authz import policies
 from mesh.model.context import HTTP_PROTOCOLS, Context
 from mesh.model.hosts import cluster_name
 from mesh.settings import ALPN_TCP, INBOUND_PORT, MESH_ALPN, MESH_HTTP_ALPN
@@ -61,12 +61,11 @@ class _Port:
         self.mode: Mode = context.modes.of(context.view.namespace, context.labels).of(number or 0)
 
     def _http(self, security: Security) -> list[Any]:
-        context = self._context
-        chain_filters = []
-        held = request_authentications(context)
-        if held:
-            chain_filters.append(jwt_filter(held))
-        chain_filters += [filters.authorization(filters.HTTP_RBAC_DENY), filters.authorization(filters.HTTP_RBAC_ALLOW)]
+        chain_filters = [
+            authentication(),
+            filters.authorization(filters.HTTP_RBAC_DENY),
+            filters.authorization(filters.HTTP_RBAC_ALLOW),
+        ]
         protocol = "grpc" if self._protocol == "grpc" else "http"
         return [
             filters.http_manager(
@@ -216,8 +215,7 @@ def virtual_inbound(context: Context) -> Any:
 
 def origins(context: Context) -> tuple[str, ...]:
     held = context.modes.of(context.view.namespace, context.labels).origins
-    jwt = tuple(item.ref for item in request_authentications(context))
-    return (*held, *jwt, *policies(context).origins)
+    return (*held, *policies(context).origins)
 
 
 __all__ = ["VIRTUAL_INBOUND", "origins", "virtual_inbound"]

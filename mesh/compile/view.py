@@ -12,12 +12,12 @@ from typing import Any
 from mesh.compile import clusters as cds
 from mesh.compile.endpoints import load_assignment, of_subset
 from mesh.compile.inbound_routes import inbound_route
+from mesh.compile.inbound_routes import origins as inbound_route_origins
 from mesh.compile.listeners_inbound import VIRTUAL_INBOUND, virtual_inbound
 from mesh.compile.listeners_inbound import origins as inbound_origins
 from mesh.compile.listeners_outbound import Outbound
 from mesh.compile.outbound_routes import OutboundRoutes, hash_of
 from mesh.config.snapshot import ConfigSnapshot
-from mesh.model.authz import policies
 from mesh.model.context import Context
 from mesh.model.hosts import cluster_name
 from mesh.model.routes import Hash
@@ -63,7 +63,7 @@ def compile_view(config: ConfigSnapshot, registry: Registry, view: ViewKey, sett
         inbound_names.append(message.name)
         put(CLUSTER, message, message.name)
     for name in inbound_names:
-        put(ROUTE, inbound_route(context, name), name, policies(context).origins, [(CLUSTER, name)])
+        put(ROUTE, inbound_route(context, name), name, inbound_route_origins(context), [(CLUSTER, name)])
 
     for name, compiled in OutboundRoutes(context, virtual_services, hashes).all().items():
         put(ROUTE, compiled.message, name, compiled.origins, [(CLUSTER, cluster) for cluster in compiled.clusters])

@@ -103,8 +103,13 @@ def pair(left: str, right: str) -> Iterator[tuple[Pod, Pod]]:
     try:
         names = (f"cw{os.getpid()}a", f"cw{os.getpid()}b")
         subprocess.run(
-            pods[0].inside("ip", "link", "add", names[0], "type", "veth", "peer", "name", names[1], "netns")
-            + [str(pods[1].pid)],
+            [
+                *pods[0].inside("ip", "link", "add", names[0], "type", "veth", "peer"),
+                "name",
+                names[1],
+                "netns",
+                str(pods[1].pid),
+            ],
             check=True,
             timeout=30,
         )
