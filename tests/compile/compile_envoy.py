@@ -192,6 +192,32 @@ class Envoy:
             if kind in (CLUSTER, LISTENER):
                 self._write(kind, messages)
 
+    def apply(self, resources: ResourceSet, deadline: float = 10.0) -> None:
+        """`update`, and wait until every subscription of this Envoy has taken it. One that was refused fails the test."""
+        before = self._updates()
+        self.update(resources)
+        end = time.monotonic() + deadline
+        while time.monotonic() < end:
+            now = self._updates()
+            if all(now.get(name, count + 1) > count for name, count in before.items()):
+                return
+            time.sleep(0.02)
+        behind = [name for name, count in before.items() if now.get(name, count + 1) <= count]
+        raise AssertionError(f"not updated: {behind}\n{self.log.read_text()[-3000:]}")
+
+    def _updates(self) -> dict[str, int]:
+        """Subscription to the number of updates it took. One whose user is gone is not there."""
+        text = self.admin("/stats?usedonly&filter=update_success$")
+        lines = [line.rsplit(": ", 1) for line in text.splitlines() if ": " in line]
+        live = {name: int(value) for name, value in lines if "sds" not in name}
+        dump = self.admin("/config_dump?resource=dynamic_route_configs")
+        return {name: value for name, value in live.items() if ".rds." not in name or name.split(".rds.")[1][:-15] in dump}
+
+    def complaints(self) -> list[str]:
+        """Warnings of this Envoy, without those every Envoy of these tests gives."""
+        usual = ("Deprecated field", "no configured limit", "ENVOY_SIGTERM")
+        return [line for line in self.log.read_text().splitlines() if not any(text in line for text in usual)]
+
     def _write(self, kind: str, messages: list[Any], name: str = "all") -> None:
         response = DiscoveryResponse(version_info=str(time.monotonic_ns()), type_url=kind)
         for message in messages:

@@ -22,6 +22,7 @@ class Pod:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.device = ""
         self._holder = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 600"], stdout=subprocess.PIPE
         )
@@ -114,6 +115,7 @@ def pair(left: str, right: str) -> Iterator[tuple[Pod, Pod]]:
             timeout=30,
         )
         for pod, name in zip(pods, names, strict=True):
+            pod.device = name
             pod.run("ip", "address", "add", f"{pod.address}/24", "dev", name)
             pod.run("ip", "link", "set", name, "up")
             pod.run("ip", "route", "add", "default", "dev", name)

@@ -107,7 +107,10 @@ class World:
         return view_key(namespace, dict(pod.labels), pod.service_account)
 
     def compile(self, name: str, config: str = "", settings: MeshSettings | None = None) -> ResourceSet:
-        return compile_view(snapshot(config), self.registry, self.view(name), settings or MeshSettings())
+        return self.compile_for(self.view(name), config, settings)
+
+    def compile_for(self, view: ViewKey, config: str = "", settings: MeshSettings | None = None) -> ResourceSet:
+        return compile_view(snapshot(config), self.registry, view, settings or MeshSettings())
 
 
 def bookinfo() -> World:
