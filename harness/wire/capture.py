@@ -19,29 +19,13 @@ from pathlib import Path
 import msgspec
 from pyroute2 import IPRoute
 
-from harness.wire.classify import FlowRecord, FlowTable
+from harness.wire.classify import FlowTable
 from harness.wire.packets import parse
 from harness.wire.pcap import PcapWriter
 from harness.wire.ring import Ring
+from harness.wire.table import Table
 
 _SETTLE = 0.15  # three times what the kernel may hold a block back
-
-
-class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen so far."""
-
-    started: float
-    """Seconds since the epoch."""
-    taken: float
-    packets: int
-    dropped: int
-    """Packets lost: by the kernel for want of ring, or here for want of room for another connection."""
-    omitted: int
-    """Packets seen and classified but left out of the evidence file, which is bounded."""
-    cpu_seconds: float
-    addresses: list[str]
-    """The node's own."""
-    flows: list[FlowRecord]
 
 
 class Capture:

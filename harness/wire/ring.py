@@ -104,7 +104,7 @@ class Ring:
     `megabytes` of ring is what can pile up while nobody reads."""
 
     def __init__(self, megabytes: int = 32) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: nothing until bound
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
         try:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, struct.pack("=i", _TPACKET_V3))
             code = _filter()
@@ -115,7 +115,6 @@ class Ring:
             request = struct.pack("=7I", _BLOCK_SIZE, megabytes, _FRAME_SIZE, frames, _RETIRE_MS, 0, 0)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
             self._map = mmap.mmap(self._socket.fileno(), megabytes * _BLOCK_SIZE)
-            self._socket.bind(("", _ETH_P_ALL))
         except BaseException:
             self._socket.close()
             raise

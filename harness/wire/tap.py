@@ -23,8 +23,8 @@ from typing import Protocol, Self
 import msgspec
 
 from harness.substrate.api import NODE, PodInfo, ServiceInfo, SubstrateError, World
-from harness.wire.capture import Table
 from harness.wire.coverage import coverage, places
+from harness.wire.table import Table
 from reports.bundle import Bundle
 from reports.model import WireResult
 
@@ -74,15 +74,17 @@ class WireTap:
             raise CaptureError("this tap is running already")
         self._folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meshproof-wire-")))
         argv = [sys.executable, "-m", "harness.wire.capture", "--pcap", str(self._folder / "capture.pcap")]
-        process = self._world.popen(
-            argv, source=NODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        with self._complaints.open("wb") as complaints:
+            process = self._world.popen(
+                argv, source=NODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
+            )
         self._process = process
         self._cleanup.callback(_end, process)
         answer = self._answer(_START_SECONDS)
         if not answer.startswith("ready"):
+            error = self._error("did not start", answer)
             self.close()
-            raise CaptureError(f"the capture did not start: {answer or 'no word from it'}")
+            raise error
         watcher = threading.Thread(target=self._watch, name="wire-tap", daemon=True)
         self._cleanup.callback(watcher.join, 10.0)
         self._cleanup.callback(self._ending.set)
@@ -149,13 +151,21 @@ class WireTap:
             self._process.stdin.write(f"{command} {path}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise CaptureError(f"the capture has ended by itself: {self._answer(1.0)}") from None
+            raise self._error("has ended by itself", "") from None
         answer = self._answer(_ANSWER_SECONDS)
         if answer != f"ok {path}":
-            raise CaptureError(f"the capture did not answer `{command}`: {answer or 'no word from it'}")
+            raise self._error(f"did not answer `{command}`", answer)
         table = msgspec.json.decode(path.read_bytes(), type=Table)
         path.unlink()
         return table
+
+    @property
+    def _complaints(self) -> Path:
+        return self._folder / "stderr"
+
+    def _error(self, what: str, answer: str) -> CaptureError:
+        said = answer or self._complaints.read_text(errors="replace")[-2000:].strip() or "it said nothing"
+        return CaptureError(f"the capture {what}: {said}")
 
     def _answer(self, seconds: float) -> str:
         assert self._process is not None
