@@ -184,6 +184,8 @@ class Runner:
         self, argv: tuple[str, ...], program: Program, *, root: RootPlan | None = None, join: int = 0
     ) -> Process:
         output = logfile.open_log(self.log)
+        # As container runtimes do: a program that opens /dev/stdout (Envoy's access log) opens this file by itself.
+        os.fchown(output, self._who.uid, self._who.gid)
         try:
             request = Launch(
                 id=0,
