@@ -124,7 +124,6 @@ def _xds_cluster(settings: BootstrapSettings) -> dict[str, Any]:
         "type": "STRICT_DNS",
         "connect_timeout": "2s",
         "dns_lookup_family": "V4_ONLY",
-        "dns_refresh_rate": "5s",
         "typed_dns_resolver_config": {
             "name": "envoy.network.dns_resolver.getaddrinfo",
             "typed_config": {

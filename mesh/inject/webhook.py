@@ -70,6 +70,10 @@ exit "$status"
 """
 
 
+_GENERATED = re.compile(r"(.+)-[0-9a-f]{8,10}-[bcdfghjklmnpqrstvwxz2456789]{5}")
+"""A Deployment's pod: the template's hash, and five letters of the alphabet Kubernetes makes names of."""
+
+
 class InjectSettings(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: BootstrapSettings
     python: str
@@ -148,10 +152,8 @@ def workload_name(metadata: Mapping[str, Any]) -> str:
             return str(owner["name"])
         if owner.get("kind") == "ReplicaSet":
             return str(owner["name"]).rpartition("-")[0] or str(owner["name"])
-    template_hash = (metadata.get("labels") or {}).get("pod-template-hash", "")
-    if template_hash and (found := re.fullmatch(rf"(.+)-{re.escape(template_hash)}-[a-z0-9]+", name)):
-        return found.group(1)
-    return name
+    found = _GENERATED.fullmatch(name)
+    return found.group(1) if found else name
 
 
 def _init_container(settings: InjectSettings, iptables: str, files: Mapping[str, str]) -> dict[str, Any]:
@@ -180,6 +182,9 @@ def _proxy_container(settings: InjectSettings, workload: str) -> dict[str, Any]:
         str(settings.concurrency),
         "--log-level",
         settings.log_level,
+        # Says once per resource and update which field is deprecated: of no use to who runs a pod.
+        "--component-log-level",
+        "misc:error",
         "--drain-time-s",
         str(settings.drain_seconds),
         "--parent-shutdown-time-s",
