@@ -18,6 +18,7 @@ _TRAFFIC_POLICY = {
     "loadBalancer.warmupDurationSecs": "",
     "loadBalancer.warmup": "",
     "loadBalancer.consistentHash.httpCookie.attributes": "",
+    "connectionPool.tcp.maxConnectionDuration": "",
     "connectionPool.http.useClientProtocol": "",
     "outlierDetection.consecutiveErrors": "Istio deprecated it; use consecutive5xxErrors",
     "tls.credentialName": "",
@@ -103,6 +104,7 @@ UNSUPPORTED: Mapping[str, Mapping[str, str]] = {
     },
     "HTTPRoute": {
         "spec.useDefaultGateways": _NO_GATEWAY,
+        "spec.hostnames": "on a route of a Service they mean nothing, the Service says which requests are meant",
         "spec.rules[].retry": "",
         "spec.rules[].sessionPersistence": "",
         "spec.rules[].filters[].extensionRef": "",

@@ -53,6 +53,12 @@ def is_host(text: str, *, wildcard: bool = True) -> bool:
     return all(_HOST_LABEL.fullmatch(label) for label in text.split("."))
 
 
+def is_authority(text: str) -> bool:
+    """A host with or without a port."""
+    host, colon, port = text.partition(":")
+    return (is_host(host, wildcard=False)) and (not colon or (port.isascii() and port.isdigit() and len(port) <= 5))
+
+
 def check_host(findings: Findings, path: FieldPath, host: str, *, wildcard: bool = True, address: bool = False) -> None:
     if address and is_ip(host):
         return
@@ -111,10 +117,14 @@ def check_string_match(findings: Findings, path: FieldPath, match: StringMatch, 
         findings.error((*path, "prefix"), "is empty, so it would match everything", expected="at least one character")
 
 
-def check_header_name(findings: Findings, path: FieldPath, name: str, *, write: bool = False) -> None:
-    """`write`: the header is to be changed, so pseudo-headers and Host are not allowed."""
+def check_header_name(
+    findings: Findings, path: FieldPath, name: str, *, write: bool = False, host: bool = False
+) -> None:
+    """`write`: the header is to be changed, so pseudo-headers and Host are not allowed; `host`: but Host is."""
     if not name:
         findings.error(path, "is an empty header name")
+    elif host and name.lower() in ("host", ":authority"):
+        return
     elif write and (name.startswith(":") or name.lower() == "host"):
         findings.error(path, "cannot be changed as a header", value=name, expected="rewrite.authority or rewrite.uri")
     elif not _TOKEN.fullmatch(name.removeprefix(":")):
@@ -141,7 +151,8 @@ def check_headers(findings: Findings, path: FieldPath, headers: Headers | None) 
             continue
         for name in ("set", "add"):
             for header, value in getattr(operations, name).items():
-                check_header_name(findings, (*path, side, name, header), header, write=True)
+                host = side == "request" and name == "set"  # Istio takes it for a rewrite of the authority.
+                check_header_name(findings, (*path, side, name, header), header, write=True, host=host)
                 check_header_value(findings, (*path, side, name, header), value)
         for index, header in enumerate(operations.remove):
             check_header_name(findings, (*path, side, "remove", index), header, write=True)
