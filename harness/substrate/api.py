@@ -101,7 +101,8 @@ class World(Protocol):
     def delete(self, kind: str, namespace: str, name: str) -> None: ...
 
     def wait_ready(self, deadline: float = 30.0, namespace: str | None = None) -> None:
-        """Until every wanted replica is ready; `SubstrateError` names the pods that are not, and their last log lines."""
+        """Until every wanted replica is ready; `SubstrateError` names the pods that are not, and their last log
+        lines."""
 
     def pods(self, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[PodInfo]: ...
 
@@ -133,7 +134,8 @@ class World(Protocol):
         """Container name to consumption since the container's pod began, restarts included."""
 
     def popen(self, argv: Sequence[str], *, source: PodInfo | str = NODE, **kwargs: object) -> subprocess.Popen[bytes]:
-        """Start a program of the harness inside the network namespace of the node or of a pod. It dies with the world."""
+        """Start a program of the harness inside the network namespace of the node or of a pod. It dies with the
+        world."""
 
     def socket(
         self,

@@ -10,8 +10,8 @@
         with world.connect(("productpage", 9080), source=client) as conn:
             conn.sendall(b"GET /productpage HTTP/1.0\\r\\n\\r\\n")
 
-A world is one supervisor process and whatever lives in the PID namespace that it keeps. When the supervisor ends, in whatever way, so does
-all of it: namespaces are anonymous, so no link, address or packet rule can stay either.
+A world is one supervisor process and whatever lives in the PID namespace that it keeps. When the supervisor ends,
+in whatever way, so does all of it: namespaces are anonymous, so no link, address or packet rule can stay either.
 
 * `client`: `LocalWorld`, what callers hold. `protocol`: what it says to the supervisor.
 * `supervisor`: the process. `world`: objects and the loop that makes all else follow them. `launcher`: process 1.

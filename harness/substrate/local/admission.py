@@ -18,7 +18,8 @@ def matches(webhook: Webhook, labels: Mapping[str, str]) -> bool:
 
 
 async def admit(pod: Pod, webhooks: Iterable[Webhook]) -> Pod:
-    """`pod` after all `webhooks`, in order. Raises `SubstrateError` when one refuses, is not there, or answers nonsense."""
+    """`pod` after all `webhooks`, in order. Raises `SubstrateError` when one refuses, is not there, or answers
+    nonsense."""
     for webhook in webhooks:
         pod = _checked(webhook, pod, await _post(webhook, pod))
     return pod

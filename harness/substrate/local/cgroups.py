@@ -1,8 +1,8 @@
 """Control groups of containers: `meshproof/<world>/<pod>/<container>` in every hierarchy that is used.
 
-Three layouts of a machine are served by one list of hierarchies: version 2 alone, version 1 alone, and the hybrid of both
-(version 2 mounted without controllers). Version 2 gives freezing, killing and CPU time even without controllers; version 1
-gives limits, and CPU time where there is no version 2.
+Three layouts of a machine are served by one list of hierarchies: version 2 alone, version 1 alone, and the hybrid
+of both (version 2 mounted without controllers). Version 2 gives freezing, killing and CPU time even without
+controllers; version 1 gives limits, and CPU time where there is no version 2.
 
 Version 1's freezer is not used: a task frozen by it cannot be killed, so a supervisor that dies would leave
 frozen processes behind. SIGSTOP to every process of the group does the same to the outside and yields to SIGKILL.
@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ _CONTROLLERS: Final = ("cpuacct", "cpu", "memory", "pids")
 _PERIOD_MICROSECONDS: Final = 100_000
 _SWEEPS: Final = 50
 """Passes over a group's processes until none forks any more; each pass outruns a generation."""
+_SWEEP_PAUSE_SECONDS: Final = 0.001
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ class Group:
 
     def __init__(self, layout: Layout, path: str, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
         self._layout = layout
-        self._folders = [root / ROOT / path for root in layout.roots]
+        self._folders = _folders(layout, path)
         self._unified = layout.unified / ROOT / path if layout.unified else None
         self._peak_ended = 0
         for folder in self._folders:
@@ -141,8 +142,9 @@ class Group:
 
     def freeze(self) -> None:
         if self._unified is not None:
+            events = self._unified / "cgroup.events"
             (self._unified / "cgroup.freeze").write_text("1")
-            _until(lambda: "frozen 1" in (self._unified / "cgroup.events").read_text())  # type: ignore[operator]
+            _until(lambda: "frozen 1" in events.read_text())
         else:
             _sweep(self.pids, signal.SIGSTOP, _stopped)
 
@@ -192,8 +194,13 @@ def remove(folder: Path) -> bool:
     return not folder.exists()
 
 
+def _folders(layout: Layout, path: str) -> list[Path]:
+    return [root / ROOT / path for root in layout.roots]
+
+
 def remove_group(layout: Layout, path: str) -> bool:
-    return all([remove(root / ROOT / path) for root in layout.roots])
+    left = [path for path in _folders(layout, path) if not remove(path)]
+    return not left
 
 
 def kill_below(folder: Path) -> None:
@@ -247,31 +254,19 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _sweep(pids: object, number: int, done: object) -> None:
+def _sweep(pids: Callable[[], list[int]], number: int, done: Callable[[int], bool]) -> None:
     """Signal every process until all are `done`, those that were forked meanwhile too."""
-    assert callable(pids)
-    assert callable(done)
     for _ in range(_SWEEPS):
         left = [pid for pid in pids() if not done(pid)]
         if not left:
             return
         for pid in left:
             _signal(pid, number)
-        time.sleep(0.001)
+        time.sleep(_SWEEP_PAUSE_SECONDS)
 
 
-def _until(condition: object) -> None:
-    assert callable(condition)
+def _until(condition: Callable[[], bool]) -> None:
     for _ in range(_SWEEPS):
         if condition():
             return
-        time.sleep(0.001)
-
-
-def worlds(layout: Layout) -> Iterator[tuple[str, Path]]:
-    """Every world that has groups, by name and folder, in each hierarchy."""
-    for root in layout.roots:
-        with contextlib.suppress(OSError):
-            for folder in (root / ROOT).iterdir():
-                if folder.is_dir():
-                    yield folder.name, folder
+        time.sleep(_SWEEP_PAUSE_SECONDS)

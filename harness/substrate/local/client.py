@@ -19,6 +19,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from harness.environment import EnvironmentMissing, root_requirement
 from harness.substrate.api import NODE, PodInfo, ServiceInfo, SubstrateError, Usage, Webhook
 from harness.substrate.local import protocol, syscalls, traces
 from harness.substrate.local.paths import WorldPaths
@@ -31,6 +32,7 @@ NODE_IP: Final = "10.244.0.1"
 Names = list[str]
 Pods = list[PodInfo]
 Services = list[ServiceInfo]
+Deployments = list[protocol.DeploymentInfo]
 T = TypeVar("T")
 
 
@@ -54,9 +56,6 @@ class LocalWorld:
     def create(cls, name: str, *, attached: bool) -> Self:
         """A new, empty world. Attached, it ends with this process (however that ends); detached, with `down`."""
         if os.geteuid() != 0:
-            from harness.environment import root_requirement
-            from harness.environment import EnvironmentMissing
-
             raise EnvironmentMissing(root_requirement())
         paths = WorldPaths(name)
         if traces.alive(paths):
@@ -137,6 +136,10 @@ class LocalWorld:
 
     def services(self, namespace: str | None = None) -> Services:
         return msgspec.convert(self._call("services", namespace=namespace), Services, strict=False)
+
+    def deployments(self, namespace: str | None = None) -> Deployments:
+        """What is wanted: replicas of each Deployment, and why pods cannot be created, if so."""
+        return msgspec.convert(self._call("deployments", namespace=namespace), Deployments)
 
     def add_webhook(self, webhook: Webhook) -> None:
         self._call("add_webhook", webhook=msgspec.to_builtins(webhook))

@@ -1,7 +1,7 @@
 """One container of a pod: started, probed, restarted with back-off, stopped.
 
-`run` is its life. A container is *waiting* (not yet started, or between instances), *running*, *paused* or *terminated* (its
-restart policy wants no further instance, or the pod goes).
+`run` is its life. A container is *waiting* (not yet started, or between instances), *running*, *paused* or
+*terminated* (its restart policy wants no further instance, or the pod goes).
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ class Runner:
     async def _instance(self) -> None:
         try:
             self._program = self._prepare(self.spec)
-            process = await self._start(self._program.argv, self._program, root=self._program.root)
+            output = logfile.open_log(self.log)
+            process = await self._start(self._program.argv, self._program, output, root=self._program.root)
         except (OSError, KeyError, SubstrateError) as exc:
             self.exit_code = 128
             self.last_exit = f"could not start: {exc.args[0] if isinstance(exc, KeyError) else exc}"
@@ -181,9 +182,8 @@ class Runner:
             self.group.thaw()
 
     async def _start(
-        self, argv: tuple[str, ...], program: Program, *, root: RootPlan | None = None, join: int = 0
+        self, argv: tuple[str, ...], program: Program, output: int, *, root: RootPlan | None = None, join: int = 0
     ) -> Process:
-        output = logfile.open_log(self.log)
         # As container runtimes do: a program that opens /dev/stdout (Envoy's access log) opens this file by itself.
         os.fchown(output, self._who.uid, self._who.gid)
         try:
@@ -209,7 +209,8 @@ class Runner:
         if self._process is None or self._program is None:
             return 1
         try:
-            process = await self._start(argv, self._program, join=self._process.inner)
+            output = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            process = await self._start(argv, self._program, output, join=self._process.inner)
         except LaunchError as exc:
             self._note(f"exec probe: {exc}")
             return 126

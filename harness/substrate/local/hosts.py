@@ -1,8 +1,8 @@
 """Names in a world: `/etc/hosts` of each pod, changed under running programs.
 
-A hosts file is bind-mounted, so it cannot be replaced, only written to; and a program may read it at any moment. So a line keeps its
-place for life: a new name is appended, a gone one is blanked with `#` in a write of its own. Whoever reads sees whole lines of
-what was, plus what is.
+A hosts file is bind-mounted, so it cannot be replaced, only written to; and a program may read it at any moment. So
+a line keeps its place for life: a new name is appended, a gone one is blanked with `#` in a write of its own.
+Whoever reads sees whole lines of what was, plus what is.
 """
 
 from __future__ import annotations

@@ -129,8 +129,8 @@ def _serve(channel: socket.socket) -> None:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     decoder = msgspec.json.Decoder(Launch)
     while True:
-        readable, _, _ = select.select([channel, wake_read], [], [])
-        if channel in readable:
+        readable, _, _ = select.select([channel.fileno(), wake_read], [], [])
+        if channel.fileno() in readable:
             data, ancillary, _, _ = channel.recvmsg(MAX_REQUEST, socket.CMSG_SPACE(3 * 4), socket.MSG_CMSG_CLOEXEC)
             if not data:
                 return  # the supervisor has gone

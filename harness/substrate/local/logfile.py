@@ -1,7 +1,7 @@
 """A container's log: a file that the program writes itself, kept from growing without end.
 
-The program holds the file open, so it cannot be renamed away, and truncating it would lose lines written meanwhile. The oldest blocks are
-given back instead (a hole), which costs the program nothing and loses nothing but them.
+The program holds the file open, so it cannot be renamed away, and truncating it would lose lines written meanwhile.
+The oldest blocks are given back instead (a hole), which costs the program nothing and loses nothing but them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The node's packet rules: Service addresses, and the wall around the world.
 
-`render` is pure: Services and their ready endpoints to the text that `iptables-restore` takes, applied in one transaction. Only
-chains of our own are rewritten, so rules that others add to the built-in chains (a fault's redirect) stay, and
-established flows keep the endpoint that connection tracking remembers.
+`render` is pure: Services and their ready endpoints to the text that `iptables-restore` takes, applied in one
+transaction. Only chains of our own are rewritten, so rules that others add to the built-in chains (a fault's
+redirect) stay, and established flows keep the endpoint that connection tracking remembers.
 
 * A Service's address is rewritten to a ready endpoint picked at random, as kube-proxy does; without one, it is refused.
 * No address is masqueraded: a pod sees who really calls it. The one exception is a pod that reaches itself through
@@ -46,8 +46,8 @@ class ServicePortRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def base() -> str:
-    """The rules that never change. (A packet of the node itself is routed before its Service address is rewritten, so it
-    is still on its way to nowhere when OUTPUT sees it; DNAT tells that it no longer is.)"""
+    """The rules that never change. (A packet of the node itself is routed before its Service address is rewritten,
+    so it is still on its way to nowhere when OUTPUT sees it; DNAT tells that it no longer is.)"""
     return f"""*raw
 :PREROUTING ACCEPT [0:0]
 :{OUTSIDE} - [0:0]

@@ -1,9 +1,10 @@
 """Links, addresses and routes of a world.
 
-The *node* is the supervisor's own network namespace, anonymous and with no link to any other. Each pod has a namespace
-with one end of a veth pair (`eth0`, a /32 address) whose other end, named after the pod's address, is on the node.
-Routing as in Calico: the pod's default gateway is 169.254.1.1, every node end has the same MAC, and neighbours are static,
-so no packet waits for ARP. Whatever has no route on the node goes to `closed0`, where packet rules refuse it.
+The *node* is the supervisor's own network namespace, anonymous and with no link to any other. Each pod has a
+namespace with one end of a veth pair (`eth0`, a /32 address) whose other end, named after the pod's address, is on
+the node. Routing as in Calico: the pod's default gateway is 169.254.1.1, every node end has the same MAC, and
+neighbours are static, so no packet waits for ARP. Whatever has no route on the node goes to `closed0`, where packet
+rules refuse it.
 
 There is no IPv6. All work is done on one thread, because entering a namespace is a property of the thread.
 """

@@ -1,7 +1,7 @@
 """Where worlds keep their state: `/run/meshproof/<world>/`, private to root but for what pods are handed.
 
-`MESHPROOF_RUN_DIR` moves the folder of all worlds, so that two users of one machine (or a test of `down --all`) do not see
-each other's.
+`MESHPROOF_RUN_DIR` moves the folder of all worlds, so that two users of one machine (or a test of `down --all`) do
+not see each other's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class WorldPaths:
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise SubstrateError(
-                f"{name!r} cannot name a world; expected 1 to 40 lower-case letters, digits and hyphens, as in a DNS label"
+                f"{name!r} cannot name a world; expected up to 40 lower-case letters, digits and hyphens (a DNS label)"
             )
         self.name = name
         self.state = run_dir() / name

@@ -1,7 +1,7 @@
 """One pod: its network, volumes and containers, from creation to the last trace removed.
 
-`run` is its life: set-up, init containers one after another, containers together, tear-down. `stop` ends it gracefully. The Pod
-object that the rest of the world sees is `pod`, with its status up to date.
+`run` is its life: set-up, init containers one after another, containers together, tear-down. `stop` ends it
+gracefully. The Pod object that the rest of the world sees is `pod`, with its status up to date.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class PodRunner:
         self.gone = asyncio.Event()
         self._around = around
         self._folder = around.paths.pods / pod.metadata.uid
+        self._netns = self._folder / "netns"
         self._link: PodLink | None = None
         self._volumes = Volumes(self._folder, pod, around.issuer)
         self._hosts: HostsFile | None = None
@@ -112,7 +113,7 @@ class PodRunner:
             ready=self.ready,
             containers=tuple(runner.info for runner in self._containers),
             interface=link.interface if link is not None else "",
-            netns=f"/proc/{os.getpid()}/fd/{link.netns}" if link is not None else "",
+            netns=str(self._netns) if link is not None else "",
             owner=self.owner,
         )
 
@@ -192,6 +193,11 @@ class PodRunner:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
+    def abandon(self) -> None:
+        """Stop looking after the pod, because its world ends."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def _run(self) -> None:
         try:
             await self._set_up()
@@ -205,10 +211,10 @@ class PodRunner:
             self._phase = "Failed"
             self._around.changed()
             await self._stop.wait()
-        finally:
-            await self._tear_down()
-            self.gone.set()
-            self._around.changed()
+        # Not in a `finally`: when the world goes, its pods are cancelled and the kernel clears up after all of them.
+        await self._tear_down()
+        self.gone.set()
+        self._around.changed()
 
     async def _set_up(self) -> None:
         around = self._around
@@ -217,6 +223,8 @@ class PodRunner:
         self._hosts = HostsFile(self._folder / "hosts")
         link = await around.network.add(around.network.allocate())
         self._link = link
+        # A name that is never given to another pod, unlike the descriptor's number.
+        self._netns.symlink_to(f"/proc/{os.getpid()}/fd/{link.netns}")
         await around.network.run(lambda: around.plumb(link, True))
         self.pod = self.observe()
         self._init = [self._make_runner(spec, "OnFailure") for spec in self.pod.spec.init_containers]
@@ -299,6 +307,7 @@ class PodRunner:
             runner.group.kill()
         if self._link is not None:
             link, self._link = self._link, None
+            self._netns.unlink(missing_ok=True)
             await self._around.network.run(lambda: self._around.plumb(link, False))
             await self._around.network.remove(link)
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Probes of the kubelet: HTTP, TCP and exec, from inside the pod's network namespace against 127.0.0.1.
 
-From inside, so that a mesh that demands mutual TLS of everyone else needs no rewriting of probes: loopback is not intercepted.
-HTTP and TCP cost one socket each and no process.
+From inside, so that a mesh that demands mutual TLS of everyone else needs no rewriting of probes: loopback is not
+intercepted. HTTP and TCP cost one socket each and no process.
 """
 
 from __future__ import annotations

@@ -88,3 +88,10 @@ class WireDocument(msgspec.Struct, frozen=True, kw_only=True):
     def document(self) -> Document:
         lines = {tuple(path): line for path, line in self.lines}
         return Document(file=self.file, line=self.line, data=self.data, lines=lines)
+
+
+class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str
+    name: str
+    replicas: int
+    problem: str

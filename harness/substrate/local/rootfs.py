@@ -125,7 +125,7 @@ def _host_entries(new: str, hidden: Sequence[str]) -> None:
         for entry in entries:
             target = f"{new}/{entry.name}"
             if entry.is_symlink():
-                os.symlink(os.readlink(entry.path), target)
+                Path(target).symlink_to(Path(entry.path).readlink())
             elif entry.name == "proc" or not entry.is_dir():
                 continue
             else:

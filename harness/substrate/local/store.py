@@ -53,7 +53,7 @@ class Store:
         key = key_of(obj)
         bare = msgspec.structs.replace(
             obj,
-            metadata=msgspec.structs.replace(obj.metadata, resource_version=""),  # type: ignore[arg-type]
+            metadata=msgspec.structs.replace(obj.metadata, resource_version=""),
         )
         content = msgspec.json.encode(to_dict(bare))
         if self._written.get(key) == content:

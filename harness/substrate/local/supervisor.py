@@ -1,7 +1,7 @@
 """The process that is a world: `python -m harness.substrate.local.supervisor NAME ...`; started by `LocalWorld.create`.
 
-It lives in the world's node namespace, holds every pod's namespace as an open descriptor, and is the parent of the launcher, in whose PID
-namespace all else runs. When it ends, in whatever way, the kernel takes all of that with it.
+It lives in the world's node namespace, holds every pod's namespace as an open descriptor, and is the parent of the
+launcher, in whose PID namespace all else runs. When it ends, in whatever way, the kernel takes all of that with it.
 
 An *attached* world ends with the process that made it; a detached one when told to.
 """
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("supervisor")
 READY: Final = b"ready"
+_STALLED_SECONDS: Final = 60
+"""A supervisor whose loop has not turned for this long serves nobody and cannot even go down: it is ended."""
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
@@ -100,9 +102,12 @@ class Supervisor:
             )
             self._paths.socket.chmod(0o600)
             _tell(self._ready, READY)
+            heart = asyncio.create_task(_beat())
             await self._end.wait()
+            heart.cancel()
             log.info("going down: %s", self._reason)
         finally:
+            signal.alarm(_STALLED_SECONDS)
             if self._attached:
                 loop.remove_reader(owner)
             if server is not None:
@@ -196,12 +201,17 @@ class Supervisor:
             writer.close()
 
 
+async def _beat() -> None:
+    """Put off the kernel's alarm, whose default action is to end this process."""
+    while True:
+        signal.alarm(_STALLED_SECONDS)
+        await asyncio.sleep(_STALLED_SECONDS / 10)
+
+
 async def _answer(handlers: dict[str, Handler], request: Request) -> Reply:
     handler = handlers.get(request.method)
     if handler is None:
-        return Reply(
-            status="error", message=f"this supervisor does not know {request.method!r}; is it of another version?"
-        )
+        return Reply(status="error", message=f"the supervisor does not know {request.method!r}; another version?")
     try:
         return Reply(status="ok", value=msgspec.to_builtins(await handler(request.params)))
     except InvalidManifests as exc:

@@ -62,7 +62,7 @@ def remove(paths: WorldPaths) -> None:
     """Remove every trace of a world that has no supervisor any more. Idempotent."""
     groups = [root / cgroups.ROOT / paths.name for root in cgroups.layout().roots]
     deadline = time.monotonic() + _SECONDS
-    while not all([_remove_group(group) for group in groups]):
+    while [group for group in groups if not _remove_group(group)]:
         if time.monotonic() > deadline:
             left = ", ".join(str(group) for group in groups if group.exists())
             raise SubstrateError(f"control groups of world {paths.name} cannot be removed: {left}")

@@ -1,7 +1,7 @@
 """A pod's volumes as folders of the host, to be bind-mounted into its containers.
 
-They live in the pod's own folder below the world's state and are removed with it. Files of a ConfigMap or a token are replaced
-by rename, so a program that reads one while it changes gets the old or the new, never a part.
+They live in the pod's own folder below the world's state and are removed with it. Files of a ConfigMap or a token
+are replaced by rename, so a program that reads one while it changes gets the old or the new, never a part.
 """
 
 from __future__ import annotations

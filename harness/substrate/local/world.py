@@ -1,7 +1,8 @@
 """A world as its supervisor holds it: objects, and the loop that makes pods, packet rules and names follow them.
 
-Level-triggered: whatever changes calls `touch`, and one loop brings everything in line with what is wanted now. `flush` waits
-until the loop has seen the present state, so that an order is only reported done when packets already obey it.
+Level-triggered: whatever changes calls `touch`, and one loop brings everything in line with what is wanted now.
+`flush` waits until the loop has seen the present state, so that an order is only reported done when packets already
+obey it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from harness.substrate.local.network import Network, PodLink
 from harness.substrate.local.paths import WorldPaths
 from harness.substrate.local.pods import PodRunner, Surroundings
 from harness.substrate.local.processes import Launcher
+from harness.substrate.local.protocol import DeploymentInfo
 from harness.substrate.local.store import Store, new_metadata
 from harness.substrate.local.tokens import Issuer
 from manifests import Document
@@ -36,13 +38,6 @@ _KEPT_LOGS: Final = 200
 _RETRY_SECONDS: Final = 0.3
 _SUFFIX_LETTERS: Final = "bcdfghjklmnpqrstvwxz2456789"
 """Kubernetes' alphabet for generated names: no vowels, so no words."""
-
-
-class DeploymentInfo(msgspec.Struct, frozen=True, kw_only=True):
-    namespace: str
-    name: str
-    replicas: int
-    problem: str
 
 
 class World:
@@ -65,6 +60,8 @@ class World:
         self._rules: list[netfilter.ServicePortRule] = []
         self._wanted = 1
         self._seen = 0
+        self._trouble = ""
+        """Why the last pass of the loop failed."""
         self._wake = asyncio.Event()
         self._progress = asyncio.Condition()
         self._random = random.Random()
@@ -88,7 +85,7 @@ class World:
         self._spawn(self._keep_house())
 
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.ensure_future(work)
+        task: asyncio.Task[Any] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
@@ -108,7 +105,9 @@ class World:
         """Until everything that was wanted at this call is in effect."""
         target = self._wanted
         async with self._progress:
-            await self._progress.wait_for(lambda: self._seen >= target)
+            await self._progress.wait_for(lambda: self._seen >= target or bool(self._trouble))
+        if self._trouble:
+            raise SubstrateError(f"world {self.paths.name} cannot be brought in line: {self._trouble}")
 
     async def _follow(self) -> None:
         while True:
@@ -120,13 +119,17 @@ class World:
                 self._observe()
                 self._update_hosts()
                 await self._update_rules()
-            except Exception:
+                self._trouble = ""
+            except Exception as exc:
                 log.exception("could not bring the world in line; trying again")
+                self._trouble = f"{type(exc).__name__}: {exc}"
+            async with self._progress:
+                if not self._trouble:
+                    self._seen = aim
+                self._progress.notify_all()
+            if self._trouble:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            async with self._progress:
-                self._seen = aim
-                self._progress.notify_all()
             await self._wake.wait()
 
     def _reap(self) -> None:
@@ -158,7 +161,8 @@ class World:
             for _ in range(replicas - len(present) - coming):
                 self._create(self._from_template(deployment, template), owner=name, template=template)
         # The ones not ready go first, then the youngest.
-        surplus = sorted(reversed(present), key=lambda runner: runner.ready)[: max(0, len(present) - replicas)]
+        youngest_first = list(reversed(present))
+        surplus = sorted(youngest_first, key=lambda runner: runner.ready)[: max(0, len(present) - replicas)]
         if sum(runner.ready for runner in present) >= replicas:
             surplus += former
         for runner in surplus:
@@ -283,7 +287,7 @@ class World:
                 creation_timestamp=before.metadata.creation_timestamp,
                 generation=before.metadata.generation + (_bare_spec(before) != _bare_spec(obj)),
             )
-        obj = msgspec.structs.replace(obj, metadata=metadata)  # type: ignore[arg-type]
+        obj = msgspec.structs.replace(obj, metadata=metadata)
         if isinstance(obj, Pod):
             self._bare[(namespace, name)] = msgspec.structs.replace(
                 obj, metadata=msgspec.structs.replace(metadata, uid="", creation_timestamp=None, generation=0)
@@ -434,6 +438,8 @@ class World:
         return await self._network.run(netfilter.rejected)
 
     async def close(self) -> None:
+        for runner in self._pods.values():
+            runner.abandon()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
