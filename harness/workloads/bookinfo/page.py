@@ -32,12 +32,10 @@ _BODY = f"""</header>
 <p class="lead">{SUMMARY} <a href="https://en.wikipedia.org/wiki/The_Comedy_of_Errors">Wikipedia</a></p>
 <div class="columns">
 <section id="details">
-<h2>Book details</h2>
 """
 
 _MIDDLE = """</section>
 <section id="reviews">
-<h2>Book reviews</h2>
 """
 
 _FOOT = """</section>
@@ -94,7 +92,7 @@ def _details(details: Mapping[str, Any]) -> list[str]:
             f'<p class="notice">{escape(str(details["error"]))}</p>\n',
         ]
     rows = [f"<dt>{title}</dt><dd>{escape(str(details.get(key, '')))}</dd>" for key, title in DETAIL_NAMES]
-    return ["<dl>", *rows, "</dl>\n"]
+    return ["<h2>Book details</h2>\n<dl>", *rows, "</dl>\n"]
 
 
 def _reviews(reviews: Mapping[str, Any]) -> list[str]:
@@ -103,7 +101,7 @@ def _reviews(reviews: Mapping[str, Any]) -> list[str]:
             "<h2>Error fetching product reviews!</h2>",
             f'<p class="notice">{escape(str(reviews["error"]))}</p>\n',
         ]
-    parts = []
+    parts = ["<h2>Book reviews</h2>\n"]
     for review in reviews.get("reviews", ()):
         parts.append(f"<blockquote><p>{escape(str(review.get('text', '')))}</p>")
         parts.append(f"<footer>{escape(str(review.get('reviewer', '')))}</footer>")
