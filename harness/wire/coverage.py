@@ -118,6 +118,8 @@ def coverage(
         _count(edges, client.workload, server.workload, record, covered)
         unknown += kind == "unknown"
         if not covered:
+            if not record.down:
+                reason += ", never answered"
             uncovered.append(_flow(record, str(client), str(server), kind, reason, origin))
     flows = sum(edge.flows for edge in edges.values())
     total = sum(edge.bytes for edge in edges.values())

@@ -136,6 +136,8 @@ def ask_tls(connection: socket.socket, request: bytes, alpn: Sequence[str], pem:
             answer = session.recv(256)
     except TimeoutError:
         return Reply("open", f"no answer within {_SILENCE:g} s, connection left open")
+    except ssl.SSLEOFError:
+        return Reply("refused", "closed without a byte")
     except ssl.SSLError as error:
         return Reply("refused", f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}")
     except OSError as error:

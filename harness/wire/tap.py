@@ -7,6 +7,7 @@ busy, restart the proxies (or let them drain) after `start`; there is no way to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -54,10 +55,11 @@ class CaptureError(Exception):
 class WireTap:
     """`with WireTap(world, mesh) as tap: ...; result = tap.stop(bundle, namespaces=["bookinfo"])`"""
 
-    def __init__(self, world: World, mesh: Wire, *, namespaces: Collection[str] = ()) -> None:
+    def __init__(self, world: World, mesh: Wire, *, namespaces: Collection[str] = (), ring_megabytes: int = 32) -> None:
         self._world = world
         self._mesh = mesh
         self._namespaces = frozenset(namespaces)
+        self._ring = ring_megabytes
         self._origin = time.time()
         self._cleanup = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,6 +76,7 @@ class WireTap:
             raise CaptureError("this tap is running already")
         self._folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meshproof-wire-")))
         argv = [sys.executable, "-m", "harness.wire.capture", "--pcap", str(self._folder / "capture.pcap")]
+        argv += ["--ring-megabytes", str(self._ring)]
         with self._complaints.open("wb") as complaints:
             process = self._world.popen(
                 argv, source=NODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
@@ -199,7 +202,8 @@ class WireTap:
 def _end(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):  # a command it did not live to read
+                stream.close()
     try:
         process.wait(2.0)  # it ends with its standard input
     except subprocess.TimeoutExpired:
