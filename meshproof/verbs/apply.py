@@ -37,9 +37,13 @@ def apply(
 
     missing = [path for path in files if not path.exists()]
     if missing:
-        raise typer.BadParameter(f"no such file: {', '.join(map(str, missing))}")
+        return _usage(f"no such file: {', '.join(map(str, missing))}")
     core, rest = split(load_paths(files))
-    running, installed = stage.attach(world or only_world(), mesh)
+    try:
+        name = world or only_world()
+    except LookupError as exc:
+        return _usage(str(exc))
+    running, installed = stage.attach(name, mesh)
     started = time.monotonic()
     try:
         receipt = (_delete if delete else _apply)(running, installed, core, rest, deadline)
@@ -73,15 +77,20 @@ def split(documents: list[Document]) -> tuple[list[Document], list[Document]]:
 
 
 def only_world() -> str:
-    """The world that is meant when none is named."""
+    """The world that is meant when none is named. Raises `LookupError` when that is not clear."""
     from harness.substrate.local import LocalWorld
 
     names = LocalWorld.list()
     if len(names) == 1:
         return names[0]
     if not names:
-        raise typer.BadParameter("no world is running; make one: meshproof up", param_hint="--world")
-    raise typer.BadParameter(f"several worlds are running, name one: {', '.join(sorted(names))}", param_hint="--world")
+        raise LookupError("no world is running; make one: meshproof up")
+    raise LookupError(f"several worlds are running; name one with --world: {', '.join(sorted(names))}")
+
+
+def _usage(message: str) -> int:
+    sys.stderr.write(f"meshproof: {message}\n")
+    return int(Exit.USAGE)
 
 
 def name_of(document: Document) -> str:
