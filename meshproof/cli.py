@@ -12,7 +12,6 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
-import click
 import typer
 
 from manifests import InvalidManifests
@@ -34,6 +33,10 @@ VERBS: dict[str, str] = {
 """Verb to its line in `meshproof --help`. Its function is `meshproof.verbs.<verb>.<verb>`."""
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for any wrong use; it has no public name of its own."""
+
+
 class _LazyVerbs(typer.core.TyperGroup):
     """A command group whose commands are imported when they are asked for."""
 
@@ -44,7 +47,7 @@ class _LazyVerbs(typer.core.TyperGroup):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"meshproof.verbs.{cmd_name}")
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         app.command(name=cmd_name, help=getattr(module, cmd_name).__doc__)(getattr(module, cmd_name))
         command = typer.main.get_command(app)
         command.name = cmd_name
@@ -55,7 +58,9 @@ class _LazyVerbs(typer.core.TyperGroup):
             formatter.write_dl(list(VERBS.items()))
 
 
-app = typer.Typer(cls=_LazyVerbs, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=_LazyVerbs, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -80,14 +85,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         result = app(standalone_mode=False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted; everything it started has been stopped")
         sys.exit(Exit.INTERRUPTED)
-    except click.exceptions.Abort:
-        sys.exit(Exit.INTERRUPTED)
-    except click.exceptions.Exit as exc:
-        sys.exit(exc.exit_code)
-    except click.ClickException as exc:
+    except _UsageError as exc:
         exc.show()
         sys.exit(Exit.USAGE)
     except InvalidManifests as exc:
