@@ -154,6 +154,8 @@ class Runner:
         try:
             self._program = self._prepare(self.spec)
             output = logfile.open_log(self.log)
+            # As container runtimes do: a program that opens /dev/stdout (Envoy's access log) opens this file by itself.
+            os.fchown(output, self._who.uid, self._who.gid)
             process = await self._start(self._program.argv, self._program, output, root=self._program.root)
         except (OSError, KeyError, SubstrateError) as exc:
             self.exit_code = 128
@@ -184,8 +186,6 @@ class Runner:
     async def _start(
         self, argv: tuple[str, ...], program: Program, output: int, *, root: RootPlan | None = None, join: int = 0
     ) -> Process:
-        # As container runtimes do: a program that opens /dev/stdout (Envoy's access log) opens this file by itself.
-        os.fchown(output, self._who.uid, self._who.gid)
         try:
             request = Launch(
                 id=0,
@@ -282,13 +282,14 @@ class Runner:
         """SIGTERM, then SIGKILL after `grace` seconds; no further instance."""
         self._stopping = True
         self._stop.set()
-        self.ready = False
         await self._end_process(grace)
 
     async def _end_process(self, grace: float) -> None:
         process = self._process
         if process is None:
             return
+        if self.ready:
+            self._become(self.state)
         process.signal(signal.SIGTERM)
         self.group.thaw()
         done, _ = await asyncio.wait([process.exited], timeout=grace)
@@ -311,6 +312,8 @@ class Runner:
 
     async def kill(self) -> None:
         process = self._process
+        if self.ready:
+            self._become(self.state)
         self.group.kill()
         if process is not None:
             process.signal(signal.SIGKILL)

@@ -44,6 +44,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     issuer: Issuer
     config_maps: Callable[[str], Mapping[str, ConfigMap]]
     """ConfigMaps of a namespace, by name."""
+    names: Callable[[str], list[str]]
+    """Lines of the hosts file of a namespace's pods."""
     plumb: Callable[[PodLink, bool], None]
     """Add (or remove) the node's packet rule of a pod; runs on the network thread."""
     changed: Callable[[], None]
@@ -223,6 +225,7 @@ class PodRunner:
         self._hosts = HostsFile(self._folder / "hosts")
         link = await around.network.add(around.network.allocate())
         self._link = link
+        self.update_hosts(around.names(self.namespace))
         # A name that is never given to another pod, unlike the descriptor's number.
         self._netns.symlink_to(f"/proc/{os.getpid()}/fd/{link.netns}")
         await around.network.run(lambda: around.plumb(link, True))

@@ -73,6 +73,7 @@ class World:
             root=rootfs.plan(paths.staging, rootfs.needed_trees()),
             issuer=self._issuer,
             config_maps=self.store.config_maps,
+            names=self._names,
             plumb=_plumb,
             changed=self.touch,
         )
@@ -229,14 +230,16 @@ class World:
         for runner in self._pods.values():
             self.store.put(runner.observe())
 
+    def _names(self, namespace: str) -> list[str]:
+        return [LOCALHOST, *routing.host_lines(self.store.of(Service), list(self._pods.values()), namespace)]
+
     def _update_hosts(self) -> None:
         pods = list(self._pods.values())
-        services = list(self.store.of(Service))
         by_namespace: dict[str, list[str]] = {}
         for runner in [*pods, None]:
             namespace = runner.namespace if runner is not None else check.DEFAULT_NAMESPACE
             if namespace not in by_namespace:
-                by_namespace[namespace] = [LOCALHOST, *routing.host_lines(services, pods, namespace)]
+                by_namespace[namespace] = self._names(namespace)
             if runner is not None:
                 runner.update_hosts(by_namespace[namespace])
         self._node_hosts.update(by_namespace[check.DEFAULT_NAMESPACE])
