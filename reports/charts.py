@@ -6,6 +6,7 @@ shows. Lines differ in their dash as well as in colour. All text from the run go
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,7 +14,7 @@ import msgspec
 from markupsafe import Markup, escape
 
 from reports.model import ArmSummary, ExperimentResult, OverheadResult, Phase, RatioEstimate
-from reports.words import milliseconds, percent_of_ratio, quantile_name
+from reports.words import delta, milliseconds, percent_of_ratio, quantile_name
 
 Scale = Callable[[float], float]
 
@@ -40,7 +41,7 @@ def percentile_curve(arms: Sequence[ArmSummary]) -> Markup:
     drawn = [arm for arm in arms if len(arm.curve) > 1]
     if not drawn:
         return Markup()
-    frame = Frame(54, 16, 560, 258)
+    frame = Frame(58, 24, 800, 290)
     deepest = min(5.0, max(_nines(q) for arm in drawn for q, _ in arm.curve))
     x = _linear((0, deepest), (frame.left, frame.right))
     values = [value for arm in drawn for q, value in arm.curve if _nines(q) <= deepest]
@@ -61,10 +62,10 @@ def percentile_curve(arms: Sequence[ArmSummary]) -> Markup:
         parts.append(f'<path class="leader" d="M{frame.right + 1:.1f} {at:.1f}L{frame.right + 8:.1f} {placed:.1f}"/>')
         parts.append(_text(frame.right + 12, placed + 4, name, "start", f"label arm{index % 4}"))
     parts.append(_p99_gap(drawn, x, y))
-    parts.append(_text(frame.left, frame.top - 4, f"latency, ms{kind}", "start", "tick"))
+    parts.append(_text(frame.left, frame.top - 10, f"latency, ms{kind}", "start", "tick"))
     parts.append(_text(frame.right, frame.bottom + 36, "share of requests that were at least this fast", "end", "tick"))
     said = "; ".join(f"{a.name}: P50 {milliseconds(a.p50_ms)}, P99 {milliseconds(a.p99_ms)}" for a in drawn)
-    return _svg(720, 316, "Latency by percentile", said, parts)
+    return _svg(960, frame.bottom + 46, "Latency by percentile", said, parts)
 
 
 def ratio_plot(overhead: OverheadResult) -> Markup:
@@ -74,11 +75,11 @@ def ratio_plot(overhead: OverheadResult) -> Markup:
         rows.append(("A/A", overhead.control))
     if not rows:
         return Markup()
-    step = 40.0
-    frame = Frame(54, 22, 470, step * len(rows))
+    step = 38.0
+    frame = Frame(58, 28, 680, step * len(rows))
     limit = overhead.limit_ratio
-    ends = [v for _, r in rows for v in (r.interval.low, r.interval.high)] + [1.0, limit]
-    low, high = min(ends), max(ends)
+    reach = [v for _, r in rows for v in (r.interval.low, r.interval.high)] + [1.0, limit]
+    low, high = min(reach), max(reach)
     pad = 0.12 * (high - low or 0.01)
     x = _linear((low - pad, high + pad), (frame.left, frame.right))
     parts = []
@@ -102,10 +103,11 @@ def ratio_plot(overhead: OverheadResult) -> Markup:
             f'<path class="{tone} {strong}" d="M{x(row.interval.low):.1f} {middle}H{x(row.interval.high):.1f}"/>'
         )
         parts.append(f'<circle class="{tone}-dot" cx="{x(row.ratio):.1f}" cy="{middle}" r="4.5"/>')
-        shown = f"{percent_of_ratio(row.ratio)}  [{percent_of_ratio(row.interval.low)}, {percent_of_ratio(row.interval.high)}]"
+        interval = f"{percent_of_ratio(row.interval.low)}, {percent_of_ratio(row.interval.high)}"
+        shown = f"{percent_of_ratio(row.ratio)}  [{interval}]"
         parts.append(_text(frame.right + 14, middle + 4, shown, "start", f"label {strong}"))
     said = "; ".join(f"{name} {percent_of_ratio(row.ratio)}" for name, row in rows)
-    return _svg(720, frame.bottom + 28, "Change by percentile, with its interval", said, parts)
+    return _svg(960, frame.bottom + 30, "Change by percentile, with its interval", said, parts)
 
 
 def timeline(experiment: ExperimentResult) -> Markup:
@@ -113,16 +115,16 @@ def timeline(experiment: ExperimentResult) -> Markup:
     points = sorted(experiment.timeline, key=lambda point: point.t_s)
     if len(points) < 2:
         return Markup()
-    step = min(b.t_s - a.t_s for a, b in zip(points, points[1:], strict=False)) or 1.0
+    step = min(b.t_s - a.t_s for a, b in itertools.pairwise(points)) or 1.0
     begin, end = points[0].t_s, points[-1].t_s + step
     begin = min([begin, *(phase.start_s for phase in experiment.phases)])
     end = max([end, *(phase.end_s for phase in experiment.phases)])
-    top, bottom = Frame(54, 40, 640, 84), Frame(54, 156, 640, 124)
+    top, bottom = Frame(58, 48, 880, 92), Frame(58, 172, 880, 140)
     x = _linear((begin, end), (top.left, top.right))
-    parts = [_phases(experiment.phases, x, top.top - 26, bottom.bottom)]
+    parts = [_phases(experiment.phases, x, top.top - 32, bottom.bottom)]
     most = max(point.requests for point in points) or 1
     y, ticks = _zero_axis(most, top, 3)
-    parts += [_grid(top, y, ticks), _text(top.left, top.top - 6, "requests", "start", "tick")]
+    parts += [_grid(top, y, ticks), _text(top.left + 8, top.top - 6, "requests", "start", "tick")]
     width = max(0.8, (x(begin + step) - x(begin)) * 0.8)
     for point in points:
         at = x(point.t_s)
@@ -132,7 +134,7 @@ def timeline(experiment: ExperimentResult) -> Markup:
             parts.append(_bar("errors", at, y(point.requests), width, max(1.5, y(good) - y(point.requests))))
     values = [v for point in points for v in (point.p50_ms, point.p99_ms) if v > 0]
     y, ticks, kind = _latency_axis(values, bottom)
-    parts += [_grid(bottom, y, ticks), _text(bottom.left, bottom.top - 8, f"latency, ms{kind}", "start", "tick")]
+    parts += [_grid(bottom, y, ticks), _text(bottom.left + 8, bottom.top - 8, f"latency, ms{kind}", "start", "tick")]
     for name, curve in (("p50", [(p.t_s, p.p50_ms) for p in points]), ("p99", [(p.t_s, p.p99_ms) for p in points])):
         for stretch in _stretches(curve):
             line = [(x(t + step / 2), y(value)) for t, value in stretch]
@@ -142,7 +144,7 @@ def timeline(experiment: ExperimentResult) -> Markup:
     errors = sum(point.errors for point in points)
     worst = max(point.p99_ms for point in points)
     said = f"{sum(p.requests for p in points)} requests, {errors} errors, worst P99 {milliseconds(worst)}"
-    return _svg(720, bottom.bottom + 28, f"Timeline of {experiment.title}", said, parts)
+    return _svg(960, bottom.bottom + 28, f"Timeline of {experiment.title}", said, parts)
 
 
 def _p99_gap(arms: Sequence[ArmSummary], x: Scale, y: Scale) -> str:
@@ -154,8 +156,8 @@ def _p99_gap(arms: Sequence[ArmSummary], x: Scale, y: Scale) -> str:
     dots = "".join(
         f'<circle class="dot arm{i}" cx="{at:.1f}" cy="{y(arm.p99_ms):.1f}" r="4"/>' for i, arm in enumerate(arms)
     )
-    delta = second.p99_ms - first.p99_ms
-    label = f"P99 {milliseconds(first.p99_ms)} → {milliseconds(second.p99_ms)} ({delta:+.2f} ms)"
+    gap = delta(second.p99_ms - first.p99_ms)
+    label = f"P99 {milliseconds(first.p99_ms)} → {milliseconds(second.p99_ms)} ({gap})"
     return dots + _text(at - 10, min(y(first.p99_ms), y(second.p99_ms)) - 10, label, "end", "label strong")
 
 

@@ -1,4 +1,4 @@
-"""The conformance part as a document of Gateway API's `ConformanceReport` kind, so that tools which read those read ours.
+"""The conformance part as a document of Gateway API's `ConformanceReport` kind, for the tools that read those.
 
 Statistics are counted from the checks that ran, never from what was declared; a check that could not be carried out
 (`error`) counts as failed. `result` is `failure` with any failed check, `partial` with any skipped one.

@@ -67,6 +67,7 @@ def _environment() -> Environment:
         ms=words.milliseconds,
         seconds=words.seconds,
         change=words.percent_of_ratio,
+        delta=words.delta,
         size=words.size,
         quantile=words.quantile_name,
         moment=words.moment,

@@ -31,12 +31,12 @@ def sentence(mesh: Mapping[str, str], gates: Sequence[Gate]) -> str:
         what = "its gate" if len(gates) == 1 else f"all {len(gates)} gates"
         return f"{name} passes {what}: {_list([f'{_lower(gate.name)} {gate.value}' for gate in gates])}."
     culprits = [gate for gate in gates if gate.verdict is verdict]
-    because = "; ".join(f"{_lower(gate.name)} is {gate.value} ({_end(gate.reason)})" for gate in culprits[:2])
-    more = f"; and {len(culprits) - 2} more" if len(culprits) > 2 else ""
     count = f"{len(culprits)} of {len(gates)} gates"
-    if verdict is Verdict.FAIL:
-        return f"{name} fails {count}: {because}{more}."
-    return f"{name} fails nothing, but {count} could not be judged: {because}{more}."
+    head = f"{name} fails {count}" if verdict is Verdict.FAIL else f"{name} fails nothing, but {count} cannot be judged"
+    if len(culprits) == 1:
+        gate = culprits[0]
+        return f"{head}: {_lower(gate.name)} is {gate.value}, limit {gate.limit}. {_end(gate.reason)}."
+    return f"{head}: {_list([f'{_lower(gate.name)} ({gate.value})' for gate in culprits])}."
 
 
 def _lower(name: str) -> str:
@@ -45,7 +45,8 @@ def _lower(name: str) -> str:
 
 
 def _end(reason: str) -> str:
-    return reason.rstrip(". ") or "no reason given"
+    reason = reason.rstrip(". ") or "no reason was given"
+    return reason[:1].upper() + reason[1:]
 
 
 def _list(items: Sequence[str]) -> str:

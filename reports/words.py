@@ -12,6 +12,11 @@ def milliseconds(value: float) -> str:
     return f"{value:,.{digits}f} ms"
 
 
+def delta(value_ms: float) -> str:
+    """A difference in milliseconds, with its sign."""
+    return f"{value_ms:+.2f} ms".replace("-", "−")
+
+
 def seconds(value: float) -> str:
     if value >= 90:
         return f"{int(value // 60)} min {value % 60:.0f} s"

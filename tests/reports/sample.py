@@ -103,7 +103,7 @@ def sample(*, failing: bool = False, seed: int = 7) -> RunResult:
             verdict=Verdict.FAIL if failing else Verdict.PASS,
             value=f"{100 * wire.coverage:.4g} % of {wire.flows} connections",
             limit="100 %, 0 unknown",
-            reason="4 of 412 connections were not the mesh's mutual TLS, such as direct/client to bookinfo/reviews-v3-6c:9080"
+            reason="4 of 412 connections were not the mesh's mutual TLS, such as direct/client to bookinfo/reviews-v3"
             if failing
             else "",
         ),
@@ -274,8 +274,8 @@ def _overhead(failing: bool, rng: random.Random) -> OverheadResult:
 
     direct = arms[0]
     return OverheadResult(
-        workload="bookinfo productpage, 6 services, 5 hops, log-normal service times (median 4 ms per hop), 60 requests/s"
-        " per arm, keep-alive, mutual TLS and telemetry on",
+        workload="bookinfo productpage, 6 services, 5 hops, log-normal service times (median 4 ms per hop), "
+        "60 requests/s per arm, keep-alive, mutual TLS and telemetry on",
         verdict=Verdict.FAIL if failing else Verdict.PASS,
         reason="P99 rises by 7.2 % (95 % interval +5.4 % to +9.0 %), all of which is above the limit of 5 %."
         if failing
@@ -334,7 +334,7 @@ def _experiment(failing: bool, rng: random.Random) -> ExperimentResult:
         else "The steady state held throughout, and latency was back 1.1 s after the fault was healed.",
         phases=[
             Phase(name="baseline", start_s=0, end_s=14),
-            Phase(name="inject", start_s=14, end_s=15.2, detail="latency 300 ms on reviews->ratings, seen to bite: +301 ms"),
+            Phase(name="inject", start_s=14, end_s=15.2, detail="latency 300 ms on reviews->ratings, bites: +301 ms"),
             Phase(name="observe", start_s=15.2, end_s=36),
             Phase(name="heal", start_s=36, end_s=37),
             Phase(name="recover", start_s=37, end_s=60, detail="back within 1.1 s; config digest equal"),
