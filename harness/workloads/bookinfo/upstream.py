@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from harness.workloads.http1 import Broken, ClientConnection, Pairs, Reply
+from harness.workloads.http1 import Pairs
+from harness.workloads.http1_client import Broken, ClientConnection, Reply
 
 MAX_CONNECTIONS = 128
 """To one upstream; more than that are never needed at the rates a small machine carries."""

@@ -27,7 +27,8 @@ from h2.settings import SettingCodes
 
 from harness.workloads.echo.http2_server import as_bytes
 from harness.workloads.echo.protocol import MAX_BODY, Pairs
-from harness.workloads.http1 import Broken, Reply, address
+from harness.workloads.http1 import address
+from harness.workloads.http1_client import Broken, Reply
 
 WINDOW = 1 << 20
 

@@ -21,7 +21,7 @@ from harness.workloads.echo.protocol import (
     first,
 )
 from harness.workloads.echo.websocket import WebSocketClient, accept_key
-from harness.workloads.http1 import Broken, ClientConnection, Reply
+from harness.workloads.http1_client import Broken, ClientConnection, Reply
 
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 P = TypeVar("P", bound=asyncio.BaseProtocol)
