@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import re
@@ -29,7 +30,6 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
 from google.protobuf import symbol_database
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.json_format import MessageToJson
 
 from mesh.compile.wire import address
 from mesh.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, ResourceSet
@@ -108,7 +108,7 @@ NAMED: Mapping[str, Any] = {
 
 def file_of(folder: Path, kind: str, name: str = "all") -> Path:
     """Envoy takes one resource per file, where it asks for one by name."""
-    return folder / f"{kind.rsplit('.', 1)[1]}.{re.sub('[^A-Za-z0-9.-]', '_', name)}.json"
+    return folder / f"{kind.rsplit('.', 1)[1]}.{re.sub('[^A-Za-z0-9.-]', '_', name)}.pb"
 
 
 def from_files(message: Any, folder: Path, path: str = "") -> None:
@@ -148,6 +148,7 @@ class Envoy:
         self.admin_port = admin_port
         self._prefix = prefix
         self._call = call or (lambda function, *arguments: function(*arguments))
+        self._written: dict[Path, bytes] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder / "envoy.log"
         pem, key = certificate
@@ -177,59 +178,64 @@ class Envoy:
                     resource_api_version=ApiVersion.V3,
                 )
             )
-        self.bootstrap = folder / "bootstrap.json"
-        self.bootstrap.write_text(MessageToJson(bootstrap))
+        self.bootstrap = folder / "bootstrap.pb"
+        self.bootstrap.write_bytes(bootstrap.SerializeToString())
 
-    def update(self, resources: ResourceSet) -> None:
+    def update(self, resources: ResourceSet) -> list[str]:
+        """Write what changed; the endings of the counters of those who read it."""
+        changed = []
         for kind in (ENDPOINT, CLUSTER, ROUTE, LISTENER):
             messages = []
             for item in resources[kind].values():
                 message = TYPES[kind].FromString(item.body)
                 from_files(message, self.folder)
                 messages.append(message)
-                if kind in (ENDPOINT, ROUTE):
-                    self._write(kind, [message], item.name)
-            if kind in (CLUSTER, LISTENER):
-                self._write(kind, messages)
+                if kind in (ENDPOINT, ROUTE) and self._write(kind, [message], item.name):
+                    changed.append(f".rds.{item.name}" if kind == ROUTE else f"cluster.{item.name}")
+            if kind in (CLUSTER, LISTENER) and self._write(kind, messages):
+                changed.append("cluster_manager.cds" if kind == CLUSTER else "listener_manager.lds")
+        return changed
 
     def apply(self, resources: ResourceSet, deadline: float = 10.0) -> None:
-        """`update`, and wait until every subscription of this Envoy has taken it. One that was refused fails the test."""
+        """`update`, and wait until Envoy has taken what changed. What it refuses fails the test."""
         before = self._updates()
-        self.update(resources)
+        endings = tuple(self.update(resources))
+        waiting = {name: count for name, count in before.items() if endings and name.endswith(endings)}
         end = time.monotonic() + deadline
-        while time.monotonic() < end:
+        while waiting and time.monotonic() < end:
             now = self._updates()
-            if all(now.get(name, count + 1) > count for name, count in before.items()):
-                return
-            time.sleep(0.02)
-        behind = [name for name, count in before.items() if now.get(name, count + 1) <= count]
-        raise AssertionError(f"not updated: {behind}\n{self.log.read_text()[-3000:]}")
+            waiting = {name: count for name, count in waiting.items() if now.get(name, count + 1) <= count}
+        assert not waiting, f"not updated: {sorted(waiting)}\n{self.log.read_text()[-3000:]}"
 
     def _updates(self) -> dict[str, int]:
-        """Subscription to the number of updates it took. One whose user is gone is not there."""
+        """Subscription to the number of updates it took."""
         text = self.admin("/stats?usedonly&filter=update_success$")
-        lines = [line.rsplit(": ", 1) for line in text.splitlines() if ": " in line]
-        live = {name: int(value) for name, value in lines if "sds" not in name}
-        dump = self.admin("/config_dump?resource=dynamic_route_configs")
-        return {name: value for name, value in live.items() if ".rds." not in name or name.split(".rds.")[1][:-15] in dump}
+        lines = [line.rsplit(".update_success: ", 1) for line in text.splitlines() if ".update_success: " in line]
+        return {name: int(value) for name, value in lines}
 
     def complaints(self) -> list[str]:
         """Warnings of this Envoy, without those every Envoy of these tests gives."""
         usual = ("Deprecated field", "no configured limit", "ENVOY_SIGTERM")
         return [line for line in self.log.read_text().splitlines() if not any(text in line for text in usual)]
 
-    def _write(self, kind: str, messages: list[Any], name: str = "all") -> None:
-        response = DiscoveryResponse(version_info=str(time.monotonic_ns()), type_url=kind)
+    def _write(self, kind: str, messages: list[Any], name: str = "all") -> bool:
+        """Whether it was different before."""
+        response = DiscoveryResponse(type_url=kind)
         for message in messages:
             packed = AnyMessage()
             packed.Pack(message)
             response.resources.append(packed)
-        text = MessageToJson(response)
+        content = response.SerializeToString(deterministic=True)
+        response.version_info = hashlib.sha256(content).hexdigest()
         path = file_of(self.folder, kind, name)
+        if self._written.get(path) == content:
+            return False
+        self._written[path] = content
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
+        temporary.write_bytes(response.SerializeToString())
         temporary.chmod(0o644)
         temporary.replace(path)
+        return True
 
     def validate(self) -> None:
         done = subprocess.run(

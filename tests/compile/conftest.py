@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,18 @@ class Mesh:
         return int(self.server.call(_request, "127.0.0.1", 8080, "GET", "/count", {}).seen.get(path, 0))
 
 
+def entry(mesh: Mesh, side: str, wanted: Callable[[dict[str, Any]], bool], deadline: float = 5.0) -> dict[str, Any]:
+    """The newest access log entry that `wanted` accepts."""
+    end = time.monotonic() + deadline
+    while True:
+        entries = [json.loads(line) for line in mesh.logs[side].read_text().splitlines() if line.endswith("}")]
+        for found in reversed(entries):
+            if wanted(found):
+                return found
+        assert time.monotonic() < end, f"no such entry in the {side} log"
+        time.sleep(0.02)
+
+
 def _connect(host: str, port: int) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection(host, port, timeout=15)
     connection.connect()
@@ -145,12 +159,11 @@ def authority() -> Authority:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Mesh]:
-    folder = tmp_path_factory.mktemp("envoys")
-    for parent in (folder, *folder.parents):
-        if parent.owner() == "root" and parent != Path("/") and parent != Path("/tmp"):
-            parent.chmod(0o777)
-    with pair(CLIENT, "10.244.0.3") as (client, server):
+def running(authority: Authority) -> Iterator[Mesh]:
+    # Not pytest's folder: every run of pytest closes that to other users, and the proxy is one.
+    with tempfile.TemporaryDirectory(prefix="envoys-of-tests-") as name, pair(CLIENT, "10.244.0.3") as (client, server):
+        folder = Path(name)
+        folder.chmod(0o777)
         server.run("ip", "address", "add", "10.244.0.4/24", "dev", server.device)
         client.capture()
         server.capture()

@@ -443,7 +443,7 @@ spec:
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         statuses = list(pool.map(lambda _: mesh.get("/slow/0.5").status, range(6)))
     assert statuses.count(503) >= 2
-    assert statuses.count(200) >= 2
+    assert statuses.count(200) >= 1
     assert '"response_flags":"UO"' in mesh.logs["client"].read_text()
 
 
