@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
 from manifests import Document, ManifestError
-from mesh.config.snapshot import ConfigSnapshot
+from mesh.config.snapshot import Config, ConfigSnapshot
 from mesh.config.validate import Validation
 
 
@@ -49,14 +50,23 @@ def status_of(
     for entry in validation.entries:
         own = tuple(error for error in validation.errors if _concerns(error, entry.document))
         current = in_force.by_ref.get(entry.ref)
+        runs = not own and current is not None and entry.config is not None and _same(current, entry.config)
         objects[entry.ref] = ObjectStatus(
-            accepted=not errors,
-            reason="Accepted" if not errors else ("Invalid" if own else "Held"),
+            accepted=runs,
+            reason="Accepted" if runs else ("Invalid" if own else "Held"),
             errors=own,
             warnings=tuple(warning for warning in validation.warnings if _concerns(warning, entry.document)),
             observed_generation=current.meta.generation if current else 0,
         )
     return ConfigStatus(objects=objects, errors=errors, warnings=validation.warnings, digest=in_force.digest)
+
+
+def _same(one: Config[Any], other: Config[Any]) -> bool:
+    return (
+        one.spec == other.spec
+        and one.meta.labels == other.meta.labels
+        and one.meta.annotations == other.meta.annotations
+    )
 
 
 def _concerns(finding: ManifestError, document: Document) -> bool:

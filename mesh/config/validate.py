@@ -70,18 +70,21 @@ def validate_set(
     *,
     hosts: Mapping[str, frozenset[int]] | None = None,
     strict: Collection[str] | None = None,
+    complete: bool = True,
 ) -> Validation:
     """All of `entries` together.
 
     `hosts` are the Services of the cluster, name to ports; None when nobody knows, and then references to them are not
     judged. `strict` are the objects (`Kind/namespace/name`) for which a reference to an unknown Service is an error
-    rather than a warning; None means all.
+    rather than a warning; None means all. Unless the set is `complete`, a missing DestinationRule or Gateway is a
+    warning too: it may just not have been given.
     """
     entries = tuple(entries)
     errors = [error for entry in entries for error in entry.errors]
     warnings = [warning for entry in entries for warning in entry.warnings]
     decoded = [(entry.config, entry.document) for entry in entries if entry.config is not None]
-    findings = check_set(decoded, Known(hosts=hosts, strict=None if strict is None else frozenset(strict)))
+    known = Known(hosts=hosts, strict=None if strict is None else frozenset(strict), complete=complete)
+    findings = check_set(decoded, known)
     return Validation(
         entries=entries,
         errors=tuple(sorted({*errors, *findings.errors})),
@@ -94,9 +97,11 @@ def validate(
     *,
     hosts: Mapping[str, frozenset[int]] | None = None,
     strict: Collection[str] | None = None,
+    complete: bool = True,
 ) -> Validation:
     """`inspect` each, then `validate_set`."""
-    return validate_set((inspect(document) for document in documents), hosts=hosts, strict=strict)
+    entries = (inspect(document) for document in documents)
+    return validate_set(entries, hosts=hosts, strict=strict, complete=complete)
 
 
 def known_hosts(registry: Registry) -> dict[str, frozenset[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from mesh.registry.objects import DECODERS, ClusterObject, NamespaceObject, PodO
 from mesh.registry.types import Registry, Service, Workload
 
 log = logging.getLogger(__name__)
+
+Signature = tuple[int, int, int]
+"""Inode, size and modification time: equal means that the file was not touched."""
 
 EMPTY = Registry(services={}, endpoints={}, workloads={}, namespaces={})
 
@@ -147,7 +151,8 @@ class ClusterSource:
     def __init__(self, folder: Path, domain: str = CLUSTER_DOMAIN) -> None:
         self.folder = folder
         self._state = ClusterState(domain)
-        self._files: set[str] = set()
+        self._seen: dict[str, Signature] = {}
+        """Files as they were last read."""
         self._latest: Latest[Registry] = Latest(EMPTY)
 
     @property
@@ -158,9 +163,10 @@ class ClusterSource:
         return self._latest.follow()
 
     def load(self) -> Registry:
-        """Read everything."""
-        found = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        self._take(found | self._files)
+        """Take in what the folder holds now, without waiting to be told: one listing, and what changed is read."""
+        found = self._listing()
+        changed = {name for name, signature in found.items() if self._seen.get(name) != signature}
+        self._take(changed | (self._seen.keys() - found.keys()))
         return self.registry
 
     async def run(self) -> None:
@@ -174,6 +180,19 @@ class ClusterSource:
                 else:
                     self._take(names)
                 await asyncio.sleep(0)
+
+    def _listing(self) -> dict[str, Signature]:
+        found: dict[str, Signature] = {}
+        if not self.folder.is_dir():
+            return found
+        with os.scandir(self.folder) as items:
+            for item in items:
+                try:
+                    stat = item.stat()
+                except FileNotFoundError:
+                    continue
+                found[item.name] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return found
 
     def _take(self, names: Iterable[str]) -> None:
         changes: list[tuple[str, ClusterObject | None]] = []
@@ -192,10 +211,12 @@ class ClusterSource:
 
     def _read(self, name: str, decoder: msgspec.json.Decoder[Any]) -> ClusterObject | None:
         try:
-            data = (self.folder / name).read_bytes()
+            with (self.folder / name).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                data = file.read()
         except FileNotFoundError:
-            self._files.discard(name)
+            self._seen.pop(name, None)
             return None
+        self._seen[name] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         obj: ClusterObject = decoder.decode(data)
-        self._files.add(name)
         return obj

@@ -36,6 +36,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """Services of the cluster, name to ports; None when nobody knows."""
     strict: frozenset[str] | None = None
     """Objects whose references to unknown Services are errors; None means all."""
+    complete: bool = True
+    """The objects are all there are; if not, one that is missing may just not have been given."""
     domain: str = "cluster.local"
 
     def is_strict(self, ref: str) -> bool:

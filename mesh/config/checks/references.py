@@ -157,7 +157,8 @@ def _destinations(spec: VirtualService) -> Iterator[tuple[FieldPath, istio.Desti
     for kind, routes in lists:
         for index, route in enumerate(routes):
             base: FieldPath = ("spec", kind, index)
-            for number, entry in enumerate(route.route):
+            entries: Sequence[istio.HTTPRouteDestination | istio.RouteDestination] = route.route
+            for number, entry in enumerate(entries):
                 yield (*base, "route", number, "destination"), entry.destination
             if isinstance(route, istio.HTTPRoute):
                 if route.mirror is not None:
@@ -176,22 +177,24 @@ def _virtual_service(config: Config[VirtualService], findings: Findings, world: 
             defined = world.subsets_of(host)
             if destination.subset not in defined:
                 guess = guess_for(destination.subset, sorted(defined))
-                findings.error(
+                _report(
+                    findings,
+                    world.known.complete or bool(defined),
                     (*path, "subset"),
                     f"is defined by no DestinationRule of {host}" + (f'; did you mean "{guess}"?' if guess else ""),
-                    value=destination.subset,
-                    expected="one of " + ", ".join(sorted(defined))
-                    if defined
-                    else "a DestinationRule with this subset",
+                    destination.subset,
+                    "one of " + ", ".join(sorted(defined)) if defined else "a DestinationRule with this subset",
                 )
     for index, gateway in enumerate(config.spec.gateways):
         name = gateway if "/" in gateway else f"{config.namespace}/{gateway}"
         if gateway != MESH_GATEWAY and gateway and name not in world.gateways:
-            findings.error(
+            _report(
+                findings,
+                world.known.complete,
                 ("spec", "gateways", index),
                 f"leads nowhere: there is no Gateway {name}",
-                value=gateway,
-                expected="mesh",
+                gateway,
+                "mesh",
             )
 
 
