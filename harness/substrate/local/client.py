@@ -19,7 +19,12 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
-from harness.environment import EnvironmentMissing, root_requirement
+from harness.environment import (
+    EnvironmentMissing,
+    capability_requirement,
+    program_requirement,
+    root_requirement,
+)
 from harness.substrate.api import NODE, PodInfo, ServiceInfo, SubstrateError, Usage, Webhook
 from harness.substrate.local import protocol, syscalls, traces
 from harness.substrate.local.paths import WorldPaths
@@ -55,8 +60,7 @@ class LocalWorld:
     @classmethod
     def create(cls, name: str, *, attached: bool) -> Self:
         """A new, empty world. Attached, it ends with this process (however that ends); detached, with `down`."""
-        if os.geteuid() != 0:
-            raise EnvironmentMissing(root_requirement())
+        _need_environment()
         paths = WorldPaths(name)
         if traces.alive(paths):
             raise SubstrateError(
@@ -89,17 +93,28 @@ class LocalWorld:
     @classmethod
     def down_all(cls) -> Names:
         """Take down every world and remove what crashed ones left; returns their names."""
-        names = traces.names()
-        for name in names:
-            paths = WorldPaths(name)
-            if traces.alive(paths):
-                try:
-                    cls(paths).down()
-                    continue
-                except SubstrateError:
-                    _kill_holder(paths)
+        return [gone for name in traces.names() for gone in cls.remove(name)]
+
+    @classmethod
+    def remove(cls, name: str) -> Names:
+        """Take down the world `name`, or remove what a crashed one left; its name, or nothing when there is none."""
+        _need_environment()
+        paths = WorldPaths(name)
+        if name not in traces.names():
+            return []
+        if traces.alive(paths):
+            try:
+                cls(paths).down()
+            except SubstrateError:
+                _kill_holder(paths)
+        if paths.state.exists():
             traces.remove(paths)
-        return names
+        return [name]
+
+    def detach(self) -> None:
+        """The world no longer ends with the process that made it, only by `down`."""
+        self._call("detach")
+        self.attached = False
 
     def __enter__(self) -> Self:
         return self
@@ -272,6 +287,13 @@ class LocalWorld:
         if reply.status == "error":
             raise SubstrateError(reply.message)
         return reply.value
+
+
+def _need_environment() -> None:
+    needed = [root_requirement(), capability_requirement()]
+    needed += [program_requirement(name) for name in ("iptables-restore", "iptables-save")]
+    if missing := [requirement for requirement in needed if not requirement.found]:
+        raise EnvironmentMissing(*missing)
 
 
 def _start(paths: WorldPaths, attached: bool) -> subprocess.Popen[bytes]:

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from harness.environment import EnvironmentMissing, Requirement
+from harness.environment import EnvironmentMissing, program_requirement
 from harness.substrate.api import SubstrateError
 from harness.substrate.local.network import CLOSED, NODE_IP, POD_NETWORK, SERVICE_NETWORK, VETH_PREFIX
 
 SERVICES: Final = "MP-SERVICES"
 OUTSIDE: Final = "MP-OUTSIDE"
 _COUNTED: Final = "meshproof outside"
-_SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 RESTORE_ARGUMENTS: Final = ("--noflush", "--wait")
 
 
@@ -98,18 +96,11 @@ def hairpin(interface: str, ip: str, *, add: bool) -> str:
 
 
 def program(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path=_SBIN)
-    if found is None:
-        raise EnvironmentMissing(
-            Requirement(
-                name=name,
-                found=False,
-                looked_for=f"the program {name}",
-                where=f"PATH and {_SBIN}",
-                fix="apt-get install iptables",
-            )
-        )
-    return found
+    """Where the program is. Raises `EnvironmentMissing`."""
+    requirement = program_requirement(name)
+    if not requirement.found:
+        raise EnvironmentMissing(requirement)
+    return requirement.where
 
 
 def restore(text: str) -> None:

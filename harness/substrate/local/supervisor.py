@@ -75,6 +75,8 @@ class Supervisor:
         self._ready = ready
         self._end = asyncio.Event()
         self._ended = asyncio.Event()
+        self._owner = -1
+        """A pidfd of the process to which the world is attached."""
         self._reason = ""
         self._replies: set[asyncio.Task[None]] = set()
 
@@ -88,8 +90,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._finish, f"signal {number}")
         if self._attached:
-            owner = os.pidfd_open(self._attached)
-            loop.add_reader(owner, self._finish, f"process {self._attached}, to which it was attached, has ended")
+            self._owner = os.pidfd_open(self._attached)
+            reason = f"process {self._attached}, to which it was attached, has ended"
+            loop.add_reader(self._owner, self._finish, reason)
         programs = Launcher(channel, pid, lambda: self._finish("the launcher has died"))
         network = Network()
         world = World(self._paths, programs, network, cgroups.layout())
@@ -108,8 +111,7 @@ class Supervisor:
             log.info("going down: %s", self._reason)
         finally:
             signal.alarm(_STALLED_SECONDS)
-            if self._attached:
-                loop.remove_reader(owner)
+            self._detach()
             if server is not None:
                 server.close()
             programs.close()
@@ -123,6 +125,12 @@ class Supervisor:
     def _finish(self, reason: str) -> None:
         self._reason = self._reason or reason
         self._end.set()
+
+    def _detach(self) -> None:
+        if self._owner >= 0:
+            asyncio.get_running_loop().remove_reader(self._owner)
+            os.close(self._owner)
+            self._owner, self._attached = -1, 0
 
     def _handlers(self, world: World, launcher_pid: int) -> dict[str, Handler]:
         async def apply(p: dict[str, Any]) -> None:
@@ -148,6 +156,9 @@ class Supervisor:
             self._finish("told to")
             await self._ended.wait()
 
+        async def detach(_: dict[str, Any]) -> None:
+            self._detach()
+
         async def info(_: dict[str, Any]) -> dict[str, Any]:
             return {"pid": os.getpid(), "launcher": launcher_pid, "attached": bool(self._attached)}
 
@@ -159,6 +170,7 @@ class Supervisor:
             "add_webhook": add_webhook,
             "info": info,
             "down": down,
+            "detach": detach,
             "delete": lambda p: world.delete(p["kind"], p["namespace"], p["name"]),
             "wait_ready": lambda p: world.wait_ready(p["deadline"], p["namespace"]),
             "pods": lambda p: now(world.pods(p["namespace"], p["labels"])),
