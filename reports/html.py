@@ -71,6 +71,7 @@ def _environment() -> Environment:
         size=words.size,
         quantile=words.quantile_name,
         moment=words.moment,
+        tied=words.tied,
         printable=words.printable_hex,
     )
     environment.globals.update(glyph=GLYPH, word=WORD, plural=words.plural, share=words.share)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+
+_UNIT = re.compile(r"(\d) (%|ms|s|min|MiB|KiB)(?!\w)")
 
 
 def milliseconds(value: float) -> str:
@@ -64,6 +67,11 @@ def moment(iso: str) -> str:
         return datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M:%S %Z").strip()
     except ValueError:
         return iso
+
+
+def tied(text: str) -> str:
+    """Numbers stay on one line with their units."""
+    return _UNIT.sub("\\1\u00a0\\2", text)
 
 
 def printable_hex(first_bytes: str) -> str:
