@@ -18,7 +18,7 @@ from mesh.identity.tokens import Identity, Unauthenticated
 from mesh.xds.hub import Hub
 from mesh.xds.ordering import Timing
 from mesh.xds.stream import Stream
-from mesh.xds.wire import Node, Request, Writer, parse_delta, parse_sotw
+from mesh.xds.wire import Malformed, Node, Writer, parse_delta, parse_sotw
 
 log = logging.getLogger("mesh.xds")
 
@@ -82,7 +82,11 @@ class Discovery(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generi
         data = await context.read()
         if not isinstance(data, bytes):  # end of the client's requests
             return
-        request, node = self._parse(data, delta)
+        try:
+            request, node = parse_delta(data) if delta else parse_sotw(data)
+        except Malformed as exc:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+            return
         if node is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request must name its node")
             return
@@ -100,9 +104,6 @@ class Discovery(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generi
             await stream.run(request)
         finally:
             self._hub.remove(stream)
-
-    def _parse(self, data: bytes, delta: bool) -> tuple[Request, Node | None]:
-        return parse_delta(data) if delta else parse_sotw(data)
 
     async def _registered(self, identity: Identity, context: Any) -> None:
         try:

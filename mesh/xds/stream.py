@@ -20,7 +20,7 @@ from mesh.view import ViewKey
 from mesh.xds.hub import Hub
 from mesh.xds.ordering import Planner, Timing, with_secrets
 from mesh.xds.subscription import Outcome, Refusal, set_version
-from mesh.xds.wire import Node, Push, Request, Writer, parse_delta, parse_sotw
+from mesh.xds.wire import Malformed, Node, Push, Request, Writer, parse_delta, parse_sotw
 
 log = logging.getLogger("mesh.xds")
 
@@ -110,7 +110,10 @@ class Stream:
             data = await self._context.read()
             if not isinstance(data, bytes):  # end of the client's requests
                 return
-            request, _ = parse(data)
+            try:
+                request, _ = parse(data)
+            except Malformed as exc:
+                await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
 
     async def _receive(self, request: Request) -> None:
         sub = self.planner.subscriptions.get(request.type_url)

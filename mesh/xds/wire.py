@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf.message import DecodeError
 
 from mesh.resource import Resource
 
@@ -51,8 +53,13 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     removed: tuple[str, ...] = ()
 
 
+class Malformed(ValueError):
+    """Bytes that are no discovery request."""
+
+
 def parse_delta(data: bytes) -> tuple[Request, Node | None]:
-    message = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
+    """Raises `Malformed`."""
+    message = _parsed(discovery_pb2.DeltaDiscoveryRequest, data)
     request = Request(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -65,7 +72,8 @@ def parse_delta(data: bytes) -> tuple[Request, Node | None]:
 
 
 def parse_sotw(data: bytes) -> tuple[Request, Node | None]:
-    message = discovery_pb2.DiscoveryRequest.FromString(data)
+    """Raises `Malformed`."""
+    message = _parsed(discovery_pb2.DiscoveryRequest, data)
     request = Request(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -76,13 +84,20 @@ def parse_sotw(data: bytes) -> tuple[Request, Node | None]:
     return request, _node(message)
 
 
-def _error(message: discovery_pb2.DeltaDiscoveryRequest | discovery_pb2.DiscoveryRequest) -> str | None:
+def _parsed(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError as exc:
+        raise Malformed(f"not a {kind.DESCRIPTOR.name}: {exc}") from None
+
+
+def _error(message: Any) -> str | None:
     if not message.HasField("error_detail"):
         return None
     return str(message.error_detail.message) or f"code {message.error_detail.code}"
 
 
-def _node(message: discovery_pb2.DeltaDiscoveryRequest | discovery_pb2.DiscoveryRequest) -> Node | None:
+def _node(message: Any) -> Node | None:
     """Only the first request of a stream is sure to name its node (xDS protocol, "Node")."""
     if not message.HasField("node"):
         return None
