@@ -73,7 +73,7 @@ def bootstrap(settings: BootstrapSettings, *, namespace: str, pod: str, workload
         },
         "static_resources": {
             "listeners": [
-                _listener("prometheus", PROMETHEUS_PORT, [(PROMETHEUS_PATH, PROMETHEUS_PATH)]),
+                _listener("prometheus", PROMETHEUS_PORT, [(PROMETHEUS_PATH, PROMETHEUS_PATH)], [_standard_names()]),
                 _listener("readiness", READINESS_PORT, [(READINESS_PATH, "/ready")]),
             ],
             "clusters": [_xds_cluster(settings), _static_cluster(ADMIN_CLUSTER, "127.0.0.1", ADMIN_PORT)],
@@ -187,7 +187,33 @@ def token_secret(settings: BootstrapSettings) -> dict[str, Any]:
     }
 
 
-def _listener(name: str, port: int, paths: Sequence[tuple[str, str]]) -> dict[str, Any]:
+MAX_METRICS_BYTES = 32 << 20
+"""A scrape's answer is held whole while its names are corrected; a larger one is refused rather than cut."""
+
+STANDARD_NAMES = """
+function envoy_on_response(handle)
+  local body = handle:body()
+  if body == nil then return end
+  local text = body:getBytes(0, body:length())
+  handle:body():setBytes((string.gsub(text, "envoy_istio_", "istio_")))
+end
+"""
+"""Envoy puts its own name before every metric; dashboards and alerts know the standard ones without it."""
+
+
+def _standard_names() -> dict[str, Any]:
+    return {
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+            "default_source_code": {"inline_string": STANDARD_NAMES},
+        },
+    }
+
+
+def _listener(
+    name: str, port: int, paths: Sequence[tuple[str, str]], filters: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """Exact paths on the pod's address, each to one path of the admin interface; anything else is 404."""
     manager = {
         "@type": "type.googleapis.com/"
@@ -212,6 +238,7 @@ def _listener(name: str, port: int, paths: Sequence[tuple[str, str]]) -> dict[st
             ]
         },
         "http_filters": [
+            *filters,
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
@@ -223,6 +250,7 @@ def _listener(name: str, port: int, paths: Sequence[tuple[str, str]]) -> dict[st
         "address": _address("0.0.0.0", port),
         # Asked while everything else is overloaded or draining.
         "ignore_global_conn_limit": True,
+        "per_connection_buffer_limit_bytes": MAX_METRICS_BYTES,
         "drain_type": "MODIFY_ONLY",
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
