@@ -12,6 +12,7 @@ Splitting *both* twins keeps their load the same; a control on one side alone wo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -136,12 +137,22 @@ def covers_one(control: RatioEstimate) -> bool:
     return control.interval.low <= 1.0 <= control.interval.high
 
 
+def is_bounded(estimate: RatioEstimate) -> bool:
+    """Whether it says anything: too few windows, or no responses, leave an estimate without bounds."""
+    numbers = (estimate.ratio, estimate.delta_ms, *_bounds(estimate.interval), *_bounds(estimate.delta_interval))
+    return all(math.isfinite(number) for number in numbers)
+
+
+def _bounds(interval: Interval) -> tuple[float, float]:
+    return interval.low, interval.high
+
+
 def half_width(estimate: RatioEstimate) -> float:
     return (estimate.interval.high - estimate.interval.low) / 2
 
 
 def ratios(samples: pd.DataFrame, call: Call, seed: int) -> list[RatioEstimate]:
-    """All reported quantiles; the judged one as it was judged."""
+    """All reported quantiles that could be estimated; the judged one as it was judged."""
     windows = call.kept.windows
     direct, meshed = (Twin.of(samples, arms, windows) for arms in (DIRECT, MESHED))
     found = [
@@ -151,7 +162,7 @@ def ratios(samples: pd.DataFrame, call: Call, seed: int) -> list[RatioEstimate]:
     found += [
         pooled_ratio_of(meshed, direct, windows, quantile, _SHOWN_CONFIDENCE, seed) for quantile in POOLED_QUANTILES
     ]
-    return found
+    return [estimate for estimate in found if is_bounded(estimate)]
 
 
 def summaries(samples: pd.DataFrame, windows: Ints) -> list[ArmSummary]:

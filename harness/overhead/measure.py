@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,8 @@ Progress = Callable[[str], None]
 
 WINDOW_SECONDS = 4.0
 # Long enough for a P99 of a few hundred requests, short enough for 20 windows in a gate.
+LEAST_WINDOW_SECONDS = 1.0
+_WANTED_WINDOWS = 12
 MOST_RATE = 40.0
 LEAST_RATE = 5.0
 # Requests per second and arm; there are four arms.
@@ -37,7 +40,6 @@ CPU_TARGET = 0.45
 # Share of all cores the run may use, below the limit that would make it invalid.
 _RAMP_RATE = 10.0
 _RAMP_SECONDS = 3.0
-_RAMP_OVERHEAD_SECONDS = 8.0
 _OVERHEAD_SECONDS = 8.0
 # Starting and ending a generator, and looking at what it found.
 _WARMUP_SECONDS = 3.0
@@ -153,50 +155,59 @@ def measure(
     out: Path,
     progress: Progress | None = None,
     workload: str = "",
-    window_seconds: float = WINDOW_SECONDS,
-    users: int = 32,
+    window_seconds: float | None = None,
+    users: int = 64,
 ) -> OverheadResult:
     """The P99 increase of `meshed` over `direct`, judged against `limit` within `budget_seconds`.
 
     `rate` is per arm, of which there are four (see `harness.overhead.analysis`); by default it is what keeps the run
-    below `CPU_TARGET`, found by a short ramp. Without a `world` nothing is accounted for but the generator. Raw samples
-    and the generator's log stay in `out`. Raises `LoadError`."""
+    below `CPU_TARGET`, found by a short ramp. While it lasts, reviews has one version in either twin (`one_version`).
+    Without a `world` nothing is accounted for but the generator. Raw samples and the generator's log stay in `out`.
+    Raises `LoadError`, and `SubstrateError` when the world does."""
     say = progress or (lambda line: None)
-    remaining = budget_seconds - _OVERHEAD_SECONDS - _WARMUP_SECONDS
+    end = time.monotonic() + budget_seconds
     spec = LoadSpec(
         arms=[(direct if name in analysis.DIRECT else meshed).arm(name) for name in analysis.ARMS],
         rate=rate or MOST_RATE,
-        window_seconds=window_seconds,
         warmup_seconds=_WARMUP_SECONDS,
         users=users,
         seed=seed,
         timeout_seconds=_TIMEOUT_SECONDS,
         out=out,
     )
-    if rate is None and world is not None:
-        spec = msgspec.structs.replace(spec, rate=_ramp(world, direct, meshed, spec, say))
-        remaining -= _RAMP_OVERHEAD_SECONDS
-    windows = math.floor(remaining / window_seconds)
-    if windows < rules.FEWEST_WINDOWS:
-        least = budget_seconds + (rules.FEWEST_WINDOWS * window_seconds - remaining)
-        raise LoadError(f"a budget of {budget_seconds:.0f} s is too short for a verdict; give at least {least:.0f} s")
-    spec = msgspec.structs.replace(spec, windows=windows)
-    say(f"four arms of {spec.rate:.0f} requests/s, up to {windows} windows of {window_seconds:.0f} s")
+    with contextlib.ExitStack() as stack:
+        if world is not None:
+            stack.enter_context(one_version(world, (direct.namespace, meshed.namespace)))
+            if rate is None:
+                spec = msgspec.structs.replace(spec, rate=_ramp(world, direct, meshed, spec, say))
+        spec = _planned(spec, end - time.monotonic(), window_seconds, budget_seconds)
+        say(f"four arms of {spec.rate:.0f} requests/s, up to {spec.windows} windows of {spec.window_seconds:.1f} s")
 
-    before = consumption(world, direct, meshed) if world is not None else None
-    with start_load(world, spec, progress=say) as run:
-        call, looked = _watch(run, limit, seed, say)
-        health = run.stop()
-        after = consumption(world, direct, meshed) if world is not None else None
-        samples = run.samples()
-        seconds = len(run.windows()) * window_seconds + _WARMUP_SECONDS
+        before = consumption(world, direct, meshed) if world is not None else None
+        with start_load(world, spec, progress=say) as run:
+            call, looked = _watch(run, limit, seed, say)
+            health = run.stop()
+            after = consumption(world, direct, meshed) if world is not None else None
+            samples = run.samples()
+            seconds = len(run.windows()) * spec.window_seconds + _WARMUP_SECONDS
 
     cost = own_cpu = None
     if before is not None and after is not None:
         cost = _cost(before, after, samples)
         cores = psutil.cpu_count() or 1
         own_cpu = ((after.total - before.total) / seconds + health.cpu_fraction) / cores
-    return _result(samples, call, looked, health, spec, limit, cost, own_cpu, workload)
+    return conclude(samples, call, looked, health, spec, limit, cost, own_cpu, workload)
+
+
+def _planned(spec: LoadSpec, remaining: float, window_seconds: float | None, budget: float) -> LoadSpec:
+    """As many windows as fit; shorter ones when time is short, because fewer than a dozen say little."""
+    remaining -= _OVERHEAD_SECONDS + spec.warmup_seconds
+    length = window_seconds or min(max(remaining / _WANTED_WINDOWS, LEAST_WINDOW_SECONDS), WINDOW_SECONDS)
+    windows = math.floor(remaining / length)
+    if windows < rules.FEWEST_WINDOWS:
+        least = budget + (rules.FEWEST_WINDOWS * length - remaining)
+        raise LoadError(f"a budget of {budget:.0f} s is too short for a verdict; give at least {math.ceil(least)} s")
+    return msgspec.structs.replace(spec, windows=windows, window_seconds=length)
 
 
 def _watch(run: LoadRun, limit: float, seed: int, say: Progress) -> tuple[Call, int]:
@@ -252,7 +263,7 @@ def _cost(before: Consumption, after: Consumption, samples: pd.DataFrame) -> Cos
     )
 
 
-def _result(
+def conclude(
     samples: pd.DataFrame,
     call: Call,
     looked: int,
@@ -273,9 +284,9 @@ def _result(
         reason=invalid or _reason(call, limit, looked),
         limit_ratio=limit,
         ratios=analysis.ratios(samples, call, spec.seed),
-        control=call.control,
+        control=call.control if analysis.is_bounded(call.control) else None,
         arms=arms,
-        break_even_ms=stats.break_even_ms(judged.delta_ms, limit),
+        break_even_ms=stats.break_even_ms(judged.delta_ms, limit) if analysis.is_bounded(judged) else 0.0,
         windows=len(call.kept.windows),
         windows_dropped=call.kept.dropped,
         cost=cost,
@@ -294,6 +305,8 @@ def _workload(workload: str, spec: LoadSpec) -> str:
 
 def _reason(call: Call, limit: float, looked: int) -> str:
     interval = call.judged.interval
+    if not analysis.is_bounded(call.judged):
+        return f"{len(call.kept.windows)} windows with responses of both arms are too few to say anything"
     reading = (
         f"P99 {call.judged.ratio - 1:+.1%} [{interval.low - 1:+.1%}, {interval.high - 1:+.1%}] "
         f"against a limit of {limit - 1:+.0%}"

@@ -111,8 +111,10 @@ class Pool:
         self._window = np.searchsorted(windows, window[order])
 
     def quantile(self, weights: Ints, quantile: float) -> float:
-        """The quantile when window i counts `weights[i]` times."""
+        """The quantile when window i counts `weights[i]` times; NaN when that leaves nothing."""
         cumulated = np.cumsum(weights[self._window])
+        if not len(cumulated) or cumulated[-1] == 0:
+            return math.nan
         at = int(np.searchsorted(cumulated, quantile * cumulated[-1]))
         return float(self._latency[min(at, len(self._latency) - 1)])
 
@@ -128,12 +130,18 @@ def pooled_ratio(
 ) -> tuple[Estimate, Estimate]:
     """Ratio and difference of the arms' quantiles over all windows together, with percentile intervals of a bootstrap
     over windows (whole windows are drawn, the same for both arms)."""
+    nothing = Estimate(math.nan, -math.inf, math.inf, confidence)
+    if windows == 0:
+        return nothing, nothing
     random = np.random.default_rng(seed)
     weights = random.multinomial(windows, np.full(windows, 1 / windows), size=resamples)
     pairs = np.array([(numerator.quantile(row, quantile), denominator.quantile(row, quantile)) for row in weights])
     whole = np.ones(windows, dtype=np.int64)
     top, bottom = numerator.quantile(whole, quantile), denominator.quantile(whole, quantile)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    if not len(pairs) or not math.isfinite(top / bottom):
+        return nothing, nothing
     ratio_low, ratio_high = np.quantile(pairs[:, 0] / pairs[:, 1], tails)
     delta_low, delta_high = np.quantile(pairs[:, 0] - pairs[:, 1], tails)
     return (
