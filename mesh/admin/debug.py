@@ -12,6 +12,7 @@ from mesh.admin.patches import MESSAGES
 from mesh.registry.types import Registry
 from mesh.resource import SECRET, SHORT_NAMES, Resource, ResourceSet
 from mesh.xds.stream import Stream
+from mesh.xds.subscription import set_version
 
 REDACTED = "[redacted]"
 
@@ -22,8 +23,8 @@ def proxy_status(stream: Stream) -> dict[str, Any]:
     for type_url, status in stream.status.items():
         sub = stream.planner.subscriptions[type_url]
         types[SHORT_NAMES[type_url]] = {
-            "sent": status.sent,
-            "acked": status.acked,
+            "sent": set_version(sub.known.values()),
+            "acked": set_version(sub.acked.values()),
             "nacked": status.error,
             "pending": sub.in_flight is not None,
             "resources": len(sub.acked),

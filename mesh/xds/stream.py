@@ -19,7 +19,7 @@ from mesh.resource import SHORT_NAMES, ResourceSet
 from mesh.view import ViewKey
 from mesh.xds.hub import Hub
 from mesh.xds.ordering import Planner, Timing, with_secrets
-from mesh.xds.subscription import Outcome, Refusal, set_version
+from mesh.xds.subscription import Outcome, Refusal
 from mesh.xds.wire import Malformed, Node, Push, Request, Writer, parse_delta, parse_sotw
 
 log = logging.getLogger("mesh.xds")
@@ -29,10 +29,8 @@ MAX_NAMES = 100_000
 
 
 class TypeStatus(msgspec.Struct, kw_only=True):
-    """What one proxy has of one type."""
+    """What came of what one proxy was sent of one type."""
 
-    sent: str = ""
-    acked: str = ""
     error: str = ""
     """Of the last NACK; empty once something later was accepted and nothing is refused any more."""
     pushes: int = 0
@@ -126,7 +124,6 @@ class Stream:
         status = self.status.setdefault(request.type_url, TypeStatus())
         if outcome is Outcome.ACK:
             status.ack_ms = (time.monotonic() - status.sent_at) * 1000
-            status.acked = set_version(sub.acked.values()) if sub.acked else status.sent
             if not sub.refused:
                 status.error = ""
             self.hub.observer.acked(request.type_url, status.ack_ms / 1000)
@@ -167,7 +164,6 @@ class Stream:
     async def _send(self, push: Push) -> None:
         data = self._writer.delta(push) if self.delta else self._writer.sotw(push)
         status = self.status.setdefault(push.type_url, TypeStatus())
-        status.sent = push.version
         status.sent_at = time.monotonic()
         status.pushes += 1
         self.hub.observer.pushed(push.type_url, len(data))

@@ -72,7 +72,7 @@ class EnvoyMesh:
         self._world = world
         world.apply(objects(layout, envoy, {"patches": PATCHES} | self._flags))
         world.wait_ready(READY_SECONDS, NAMESPACE)
-        self._control.wait_ready(READY_SECONDS)
+        self.control.wait_ready(READY_SECONDS)
         world.add_webhook(Webhook(name="meshproof-injector", socket=str(layout.socket)))
 
     def attach(self, world: World) -> None:
@@ -100,7 +100,8 @@ class EnvoyMesh:
         return self._ca
 
     @property
-    def _control(self) -> ControlClient:
+    def control(self) -> ControlClient:
+        """The control plane's admin interface."""
         return ControlClient(Layout(self.world.state_dir).socket)
 
     # === configuration ===
@@ -112,20 +113,20 @@ class EnvoyMesh:
         return self._change("/delete", documents, deadline)
 
     def validate(self, documents: Iterable[Document]) -> None:
-        self._control.post("/validate", dict, {"documents": submission(documents)})
+        self.control.post("/validate", dict, {"documents": submission(documents)})
 
     def digest(self) -> str:
-        return self._control.get("/digest", _Digest).digest
+        return self.control.get("/digest", _Digest).digest
 
     def proxies(self) -> list[ProxyStatus]:
-        return self._control.get("/proxies", list[ProxyStatus])
+        return self.control.get("/proxies", list[ProxyStatus])
 
     def settled(self, deadline: float = 10.0) -> Receipt:
         end = time.monotonic() + deadline
         while True:
             left = max(0.1, end - time.monotonic())
             try:
-                return self._control.get("/settled", Receipt, deadline=left)
+                return self.control.get("/settled", Receipt, deadline=left)
             except Unreachable:
                 # It is being restarted; until the deadline it may come back.
                 if time.monotonic() >= end:
@@ -133,19 +134,19 @@ class EnvoyMesh:
                 time.sleep(0.05)
 
     def rotate_certificates(self, deadline: float = 10.0) -> None:
-        self._control.post("/rotate", Receipt, deadline=deadline)
+        self.control.post("/rotate", Receipt, deadline=deadline)
 
     @contextlib.contextmanager
     def mutant(self, name: str) -> Iterator[None]:
         try:
-            self._control.put("/mutant", Receipt, {"name": name})
+            self.control.put("/mutant", Receipt, {"name": name})
             yield
         finally:
-            self._control.delete("/mutant", Receipt)
+            self.control.delete("/mutant", Receipt)
 
     def _change(self, path: str, documents: Iterable[Document], deadline: float) -> Receipt:
         body = {"documents": submission(documents), "wait": True, "deadline": deadline}
-        return self._control.post(path, Receipt, body, deadline=deadline)
+        return self.control.post(path, Receipt, body, deadline=deadline)
 
     # === proxies ===
 
