@@ -12,6 +12,7 @@ called bitten: better `not-injected` than a test of nothing.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket as sockets
 import ssl
 import time
@@ -50,7 +51,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         if self.outcome == "answered":
-            return f"{self.size} B in {self.pieces} pieces, first after {self.first_byte * 1e3:.0f} ms"
+            end = f", closed {self.closed_after * 1e3:.0f} ms later" if self.closed_after >= 0 else ""
+            return f"{self.size} B in {self.pieces} piece(s) from {self.first_byte * 1e3:.0f} ms on{end}"
         return f"{self.outcome} after {self.total * 1e3:.0f} ms"
 
 
@@ -70,12 +72,15 @@ def read_edge(
     def since() -> float:
         return time.monotonic() - started
 
+    talk = _Talk(target, tls=tls, until_closed=until_closed)
     with make() as connection:
         connection.settimeout(timeout)
         try:
             connection.connect(target)
             connection.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
-            connection.sendall(_nonsense() if tls and until_closed else _hello(tls, target))
+            connection.sendall(talk.opening)
+            if not talk.opening:
+                connection.shutdown(sockets.SHUT_WR)
         except ConnectionRefusedError:
             return Reading(outcome="refused", total=since())
         except TimeoutError:
@@ -84,7 +89,6 @@ def read_edge(
             return Reading(outcome="reset", total=since())
         first = last = 0.0
         size = pieces = 0
-        answer = bytearray()
         while size < MAX_BYTES:
             left = timeout - since()
             if left <= 0:
@@ -116,47 +120,64 @@ def read_edge(
             last = since()
             first = first or last
             size, pieces = size + len(data), pieces + 1
-            answer += data
-            if not until_closed and _complete(bytes(answer), tls):
+            reply, whole = talk.hear(data)
+            if whole:
                 return Reading(outcome="answered", first_byte=first, total=last, size=size, pieces=pieces)
+            if reply:
+                with contextlib.suppress(OSError):  # the next read says why
+                    connection.sendall(reply)
         outcome = "answered" if size else "silent"
         return Reading(outcome=outcome, first_byte=first, total=last or since(), size=size, pieces=pieces)
 
 
-def _hello(tls: bool, target: Endpoint) -> bytes:
-    if not tls:
-        return f"GET / HTTP/1.1\r\nHost: {target[0]}:{target[1]}\r\nConnection: close\r\n\r\n".encode()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["istio"])
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        context.wrap_bio(incoming, outgoing).do_handshake()
-    return outgoing.read()
+class _Talk:
+    """Our side of a connection: what to say first, what to say next, and when enough has been heard."""
+
+    def __init__(self, target: Endpoint, *, tls: bool, until_closed: bool) -> None:
+        self._until_closed = until_closed
+        self._tls: ssl.SSLObject | None = None
+        self._answer = bytearray()
+        if tls and until_closed:
+            self.opening = b""  # whoever hangs up is hung up on: garbage would be answered by a reset
+        elif tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            context.set_alpn_protocols(["istio"])
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._tls = context.wrap_bio(self._incoming, self._outgoing)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+            self.opening = self._outgoing.read()
+        else:
+            end = "close" if until_closed else "keep-alive"
+            self.opening = f"GET / HTTP/1.1\r\nHost: {target[0]}:{target[1]}\r\nConnection: {end}\r\n\r\n".encode()
+
+    def hear(self, data: bytes) -> tuple[bytes, bool]:
+        """What to say to that, and whether the answer is whole. Ours to the server's certificate is not sent: it
+        would have to be a certificate."""
+        if self._until_closed:
+            return b"", False
+        if self._tls is None:
+            self._answer += data
+            return b"", _whole_response(bytes(self._answer))
+        self._incoming.write(data)
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return self._outgoing.read(), False  # a HelloRetryRequest is answered, then it goes on
+        except ssl.SSLError:
+            return b"", True
+        return b"", True
 
 
-def _nonsense() -> bytes:
-    """What no TLS endpoint talks to: it closes."""
-    return b"\x00" * 64
-
-
-_TLS_HEADER = 5
-
-
-def _complete(answer: bytes, tls: bool) -> bool:
-    """Whether the answer's first flight is there: whole TLS records beyond ServerHello, or an HTTP head. A peer that
-    goes on after that is not waited for."""
-    if not tls:
-        return False  # Connection: close was asked for; the end is the close
-    records, offset = 0, 0
-    while offset + _TLS_HEADER <= len(answer):
-        length = int.from_bytes(answer[offset + 3 : offset + 5], "big")
-        if offset + _TLS_HEADER + length > len(answer):
-            return False
-        records, offset = records + 1, offset + _TLS_HEADER + length
-    # TLS 1.3 without a resumed session: ServerHello, ChangeCipherSpec, then the encrypted flight in one record or more.
-    return records >= 3 and offset == len(answer)
+def _whole_response(answer: bytes) -> bool:
+    """Whether an HTTP response is complete; one of unknown length is when the other end closes."""
+    head, blank, body = answer.partition(b"\r\n\r\n")
+    declared = re.search(rb"\r\ncontent-length: *([0-9]{1,9})", head, re.IGNORECASE)
+    if declared is not None:
+        return bool(blank) and len(body) >= int(declared[1])
+    return bool(blank) and body.endswith(b"0\r\n\r\n")
 
 
 def judge(kind: str, attributes: Mapping[str, int], before: Reading, during: Reading) -> Finding:
@@ -212,7 +233,8 @@ def _slow_close(asked: Mapping[str, int], before: Reading, during: Reading) -> b
 def _timeout(asked: Mapping[str, int], before: Reading, during: Reading) -> bool:
     if not asked.get("timeout"):
         return during.outcome == "silent"
-    return during.outcome in ("closed", "silent", "reset")
+    waited = during.total >= min(asked["timeout"], 2000) * SHARE / 1000
+    return during.outcome in ("closed", "silent", "reset") and waited
 
 
 def _reset(asked: Mapping[str, int], before: Reading, during: Reading) -> bool:

@@ -127,7 +127,7 @@ class EdgeFault:
             if not finding.ok:
                 return Finding(ok=False, detail=f"{hop}: {finding.detail}")
             found.append(f"{hop}: {finding.detail}")
-        return Finding(ok=bool(found), detail="; ".join(found) or "no hop is left to measure")
+        return Finding(ok=bool(found), detail=_summary(found))
 
     def heal(self, session: Session) -> None:
         session.edges.remove(self.edge, self.toxic)
@@ -145,7 +145,7 @@ class EdgeFault:
             if not _speaks(after, self.kind) or judge(self.kind, self._attributes, before, after).ok:
                 return Finding(ok=False, detail=f"{hop}: {before} -> {after}")
             found.append(f"{hop}: {before} -> {after}")
-        return Finding(ok=True, detail="; ".join(found) or "no hop is left to measure")
+        return Finding(ok=True, detail=_summary(found))
 
     @property
     def _attributes(self) -> dict[str, int]:
@@ -187,6 +187,13 @@ class EdgeFault:
             timeout=timeout,
             until_closed=needs_close(self.kind),
         )
+
+
+def _summary(found: list[str]) -> str:
+    """The first of them stands for all: whoever wants each finds it in the exception of the one that differs."""
+    if not found:
+        return "no hop is left to measure"
+    return f"{len(found)} hop(s), such as {found[0]}" if len(found) > 1 else found[0]
 
 
 def _speaks(reading: Reading, kind: str) -> bool:
