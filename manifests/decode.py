@@ -7,6 +7,7 @@ not a number, a number is not text, and a `null` is only accepted where the fiel
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -53,6 +54,39 @@ def decode_errors(
     return walk.errors
 
 
+def decode_partly(
+    document: Document, type_: type[T], *, unsupported: Unsupported | None = None
+) -> tuple[T | None, list[ManifestError]]:
+    """As much of the object as can be made without its wrong fields, and the errors: so that what is right can be
+    judged further in the same pass. None when the wrong cannot be left out (a list item, a required field)."""
+    walk = _Walk(document, unsupported or {})
+    walk.visit(document.data, _type_info(type_), (), "")
+    data = document.data
+    if walk.errors:
+        if len(walk.errors) >= MAX_ERRORS:
+            return None, walk.errors
+        data = copy.deepcopy(data)
+        if not all(_without(data, path) for path in walk.wrong):
+            return None, walk.errors
+    try:
+        return msgspec.convert(data, type_, dec_hook=read_scalar, str_keys=True), walk.errors
+    except msgspec.ValidationError as exc:
+        return None, walk.errors or [document.error((), str(exc))]
+
+
+def _without(data: Any, path: FieldPath) -> bool:
+    """Take the field out of `data`; whether that was possible. Items of lists stay, or the others' numbers change."""
+    for part in path[:-1]:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return True  # It went with something around it.
+    if not path or isinstance(path[-1], int) or not isinstance(data, dict):
+        return False
+    data.pop(path[-1], None)
+    return True
+
+
 def read_scalar(type_: type, value: object) -> object:
     """msgspec's `dec_hook` for the types of `manifests.scalars`."""
     if issubclass(type_, Scalar):
@@ -77,6 +111,8 @@ class _Walk:
         self.document = document
         self.unsupported = unsupported
         self.errors: list[ManifestError] = []
+        self.wrong: list[FieldPath] = []
+        """Where the errors are."""
 
     def visit(self, value: object, type_: inspect.Type, path: FieldPath, pattern: str) -> None:
         if len(self.errors) >= MAX_ERRORS:
@@ -170,6 +206,7 @@ class _Walk:
             self.visit(element, type_.value_type, child, f"{pattern}{{}}")
 
     def _error(self, path: FieldPath, message: str, value: object = "", expected: str = "") -> None:
+        self.wrong.append(path)
         shown = "" if isinstance(value, dict | list) else value
         self.errors.append(self.document.error(path, message, value=shown, expected=expected))
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from manifests import Document, InvalidManifests
-from manifests.decode import decode
+from manifests import Document, InvalidManifests, ManifestError, decode
 from manifests.kube import Kube, ObjectMeta
 from manifests.metadata import kind_error
 from mesh.config.snapshot import Config, ConfigMeta
@@ -42,45 +41,55 @@ def is_mesh_kind(document: Document) -> bool:
     return (document.api_version, document.kind) in MESH_KINDS
 
 
-def decode_config(document: Document, *, created: str = "", generation: int = 1) -> Config[Any]:
+def decode_config(document: Document, *, created: str = "") -> Config[Any]:
     """The object `document` describes. `created` is its age when it has no `creationTimestamp`.
 
     Raises `InvalidManifests` with every error, unsupported fields among them.
     """
+    config, errors = decode_partly(document, created=created)
+    if errors or config is None:
+        raise InvalidManifests(errors)
+    return config
+
+
+def decode_partly(document: Document, *, created: str = "") -> tuple[Config[Any] | None, list[ManifestError]]:
+    """The object without its wrong fields, if it can do without, and the errors. For use as configuration only when
+    there are none; otherwise for finding more errors."""
     spec_type = MESH_KINDS.get((document.api_version, document.kind))
     if spec_type is None:
-        raise InvalidManifests([kind_error(document, MESH_KINDS)])
+        return None, [kind_error(document, MESH_KINDS)]
     object_type: Any = _Object
-    obj = decode(document, object_type[spec_type], unsupported=UNSUPPORTED[document.kind])
+    unsupported = UNSUPPORTED[document.kind]
+    obj, errors = decode.decode_partly(document, object_type[spec_type], unsupported=unsupported)
+    if obj is None:
+        return None, errors
     metadata = obj.metadata
     if metadata.creation_timestamp:
         try:
             created = normal_time(metadata.creation_timestamp)
         except ValueError:
-            raise InvalidManifests(
-                [
-                    document.error(
-                        ("metadata", "creationTimestamp"),
-                        "is not a time",
-                        value=metadata.creation_timestamp,
-                        expected='RFC 3339, such as "2026-01-31T12:00:00Z"',
-                    )
-                ]
-            ) from None
-    return Config(
+            errors.append(
+                document.error(
+                    ("metadata", "creationTimestamp"),
+                    "is not a time",
+                    value=metadata.creation_timestamp,
+                    expected='RFC 3339, such as "2026-01-31T12:00:00Z"',
+                )
+            )
+    config: Config[Any] = Config(
         kind=document.kind,
         namespace=metadata.namespace or DEFAULT_NAMESPACE,
         name=metadata.name,
         spec=obj.spec,
         meta=ConfigMeta(
             created=created,
-            generation=generation,
             file=document.file,
             line=document.line,
             labels=metadata.labels,
             annotations=metadata.annotations,
         ),
     )
+    return config, errors
 
 
 def normal_time(text: str) -> str:

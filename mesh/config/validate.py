@@ -19,7 +19,7 @@ import msgspec
 from manifests import Document, InvalidManifests, ManifestError
 from mesh.config.checks import check_object, check_set
 from mesh.config.checks.findings import Findings, Known
-from mesh.config.decode import decode_config, key_of
+from mesh.config.decode import decode_partly, key_of
 from mesh.config.snapshot import Config
 from mesh.registry.types import Registry
 
@@ -50,19 +50,26 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 def inspect(document: Document) -> Entry:
     """One object by itself."""
     ref = key_of(document)
-    try:
-        config = decode_config(document)
-    except InvalidManifests as exc:
-        return Entry(document=document, ref=ref, config=None, errors=exc.errors)
+    config, errors = decode_partly(document)
+    if config is None:
+        return Entry(document=document, ref=ref, config=None, errors=tuple(errors))
     findings = Findings(document)
     check_object(config, findings)
+    # What was left out must not be complained about a second time.
+    left_out = [error.field for error in errors]
+    further = [error for error in findings.errors if not _touches(error.field, left_out)]
     return Entry(
         document=document,
         ref=ref,
-        config=config,
-        errors=tuple(findings.errors),
-        warnings=tuple(findings.warnings),
+        config=config if not errors else None,
+        errors=(*errors, *further),
+        warnings=tuple(warning for warning in findings.warnings if not _touches(warning.field, left_out)),
     )
+
+
+def _touches(field: str, others: Iterable[str]) -> bool:
+    """Whether `field` is one of `others`, lies in one, or holds one."""
+    return any(field.startswith(other) or other.startswith(field) for other in others)
 
 
 def validate_set(
@@ -83,6 +90,8 @@ def validate_set(
     errors = [error for entry in entries for error in entry.errors]
     warnings = [warning for entry in entries for warning in entry.warnings]
     decoded = [(entry.config, entry.document) for entry in entries if entry.config is not None]
+    # What could not be decoded may be just what the others refer to.
+    complete = complete and len(decoded) == len(entries)
     known = Known(hosts=hosts, strict=None if strict is None else frozenset(strict), complete=complete)
     findings = check_set(decoded, known)
     return Validation(

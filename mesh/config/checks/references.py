@@ -11,6 +11,7 @@ from manifests import Document, ManifestError
 from manifests.load import FieldPath
 from manifests.metadata import guess_for
 from mesh.config.checks.findings import Findings, Known
+from mesh.config.checks.values import is_host, is_ip
 from mesh.config.checks.virtual_service import MESH_GATEWAY
 from mesh.config.snapshot import Config
 from mesh.config.types import DestinationRule, VirtualService
@@ -122,7 +123,7 @@ def _check_host(
     config: Config[Any], findings: Findings, world: _World, path: FieldPath, written: str, port: int | None
 ) -> None:
     """`path` is the object that has `host` and maybe `port` in it."""
-    if world.known.hosts is None:
+    if world.known.hosts is None or not (is_host(written) or is_ip(written)):
         return
     strict = world.known.is_strict(config.ref)
     host = qualified(written, config.namespace, world.domain)
