@@ -11,6 +11,7 @@ from __future__ import annotations
 import locust  # isort: skip  # First: importing it patches the standard library.
 
 import argparse
+import contextlib
 import gc
 import os
 import signal
@@ -45,6 +46,12 @@ def take_precedence() -> str:
     except OSError:
         return "ordinary"
     return "real-time"
+
+
+def give_precedence_back() -> None:
+    """What follows the load is bulk work, which must not hold up others."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def report(event: str, **fields: object) -> None:
@@ -103,6 +110,7 @@ class Run:
         )
         self._turns.begun.set()
         self._watch()
+        give_precedence_back()
         health = self._recorder.finish(time.monotonic_ns(), interrupted=bool(self._signal))
         runner.quit()
         self._turns.namespaces.close()

@@ -7,6 +7,7 @@ when *all* users are busy, and then the first to become free takes it at once; i
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from typing import ClassVar
 
@@ -21,6 +22,9 @@ from loadtests.client import Connection, Namespaces, Target
 from loadtests.recorder import Recorder
 from loadtests.schedule import Schedule
 from loadtests.spec import LoadSpec
+
+_CONNECT_SECONDS = 2.0
+# How long a user may try to connect beforehand, all arms together.
 
 
 class Turns:
@@ -78,13 +82,11 @@ class ArrivalUser(User):  # type: ignore[misc]  # Locust has no type information
 
     def on_start(self) -> None:
         self.connections = [Connection(target, self.turns.namespaces) for target in self.turns.targets]
-        for connection in self.connections:
-            # A connection that cannot be made yet is made, or fails, when it is first used.
-            with gevent.Timeout(self.turns.spec.timeout_seconds, False):
-                try:
+        # A connection that cannot be made yet is made, or fails, when it is first used.
+        with gevent.Timeout(_CONNECT_SECONDS, False):
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
                     connection.open()
-                except OSError:
-                    continue
         self.turns.connected += 1
         self.turns.begun.wait()
 
