@@ -39,7 +39,14 @@ WORKLOAD_NAME_ENV = "ISTIO_META_WORKLOAD_NAME"
 fact about itself that a proxy reports and its view does not know."""
 
 
+PEER_HEADER = "x-mesh-peer"
+"""What a client proxy says of its workload to a server proxy, for telemetry: `workload;namespace;app;version`. The
+server proxy reads it inside mutual TLS only, and takes it off either way: no app ever sees it. Who the peer *is* comes
+from its certificate alone."""
+PEER_METADATA = "istio.peer"
+
 STATS_PREFIX = "istio"
+"""Envoy names a counter of the stats access logger `envoy_<prefix>_<name>`; the proxy's scrape port drops `envoy_`."""
 
 
 class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,9 +30,9 @@ def takes_mesh_tls(context: Context, endpoint: Endpoint) -> bool:
 
 
 def of_subset(context: Context, service: Service, port: int, labels: Mapping[str, str]) -> tuple[Endpoint, ...]:
-    """Ready endpoints of the service's port that carry the subset's labels."""
+    """Endpoints of the service's port that carry the subset's labels."""
     found = context.registry.endpoints.get((service.hostname, port), ())
-    return tuple(endpoint for endpoint in found if endpoint.ready and selects(labels, endpoint.labels))
+    return tuple(endpoint for endpoint in found if selects(labels, endpoint.labels))
 
 
 def _lb_endpoint(context: Context, service: Service, endpoint: Endpoint) -> Any:

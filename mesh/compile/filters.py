@@ -16,6 +16,7 @@ from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionForm
 from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.extensions.filters.common.set_filter_state.v3.value_pb2 import FilterStateValue
 from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault
+from envoy.extensions.filters.http.header_to_metadata.v3.header_to_metadata_pb2 import Config as HeaderToMetadata
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.http.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
@@ -28,16 +29,21 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
 from envoy.extensions.request_id.uuid.v3.uuid_pb2 import UuidRequestIdConfig
+from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
 
 from mesh.compile.clusters import http2_options
 from mesh.compile.routes import FAULT
 from mesh.compile.wire import FALSE, TRUE, ads, inline, packed, seconds
+from mesh.settings import PEER_HEADER, PEER_METADATA
 
 HTTP_RBAC_DENY = "envoy.filters.http.rbac.deny"
 HTTP_RBAC_ALLOW = "envoy.filters.http.rbac.allow"
 """Two of them, because one has one action, and what is denied is denied whatever is allowed."""
 TCP_PROXY = "envoy.filters.network.tcp_proxy"
 APPLICATION_PROTOCOLS = "envoy.network.application_protocols"
+
+PEER_FACTS = ("workload", "namespace", "app", "version")
+"""In the order in which `PEER_HEADER` has them."""
 
 MAX_STREAMS = 1024
 """Concurrent HTTP/2 streams a client may open on one connection; Envoy opens another connection for more."""
@@ -98,6 +104,25 @@ def authorization(name: str) -> Any:
     return _http(name, HttpRbac())
 
 
+def peer_facts() -> Any:
+    """Reads what the client proxy said of its workload into metadata, and takes the header off."""
+    rules = [
+        HeaderToMetadata.Rule(
+            header=PEER_HEADER,
+            on_header_present=HeaderToMetadata.KeyValuePair(
+                metadata_namespace=PEER_METADATA,
+                key=key,
+                regex_value_rewrite=RegexMatchAndSubstitute(
+                    pattern=RegexMatcher(regex=f"^{'[^;]*;' * place}([^;]*).*$"), substitution="\\1"
+                ),
+            ),
+            remove=key == PEER_FACTS[-1],
+        )
+        for place, key in enumerate(PEER_FACTS)
+    ]
+    return _http("envoy.filters.http.header_to_metadata", HeaderToMetadata(request_rules=rules))
+
+
 def upstream_alpn(values: Sequence[str]) -> Any:
     """What upstream TLS offers, for clusters that do not know what will be spoken (ports of undeclared protocol)."""
     return _http(
@@ -120,8 +145,9 @@ def http_manager(
     filters: Sequence[Any],
     access_log: Sequence[Any],
     inbound: bool,
+    strip: Sequence[str] = (),
 ) -> Any:
-    """Routes come from the ADS stream under the name `route`."""
+    """Routes come from the ADS stream under the name `route`; `strip` names more headers to take off at once."""
     manager = HttpConnectionManager
     message = manager(
         stat_prefix=stat_prefix,
@@ -152,7 +178,7 @@ def http_manager(
         message.early_header_mutation_extensions.append(
             TypedExtensionConfig(
                 name="envoy.http.early_header_mutation.header_mutation",
-                typed_config=packed(HeaderMutation(mutations=[Mutation(remove=name) for name in SPOOFABLE])),
+                typed_config=packed(HeaderMutation(mutations=[Mutation(remove=name) for name in (*SPOOFABLE, *strip)])),
             )
         )
     return _filter("envoy.filters.network.http_connection_manager", message)

@@ -30,7 +30,7 @@ from mesh.model.authn import Mode
 from mesh.model.authz import policies
 from mesh.model.context import HTTP_PROTOCOLS, Context
 from mesh.model.hosts import cluster_name
-from mesh.settings import ALPN_TCP, INBOUND_PORT, MESH_ALPN, MESH_HTTP_ALPN
+from mesh.settings import ALPN_TCP, INBOUND_PORT, MESH_ALPN, MESH_HTTP_ALPN, PEER_HEADER
 
 VIRTUAL_INBOUND = "virtualInbound"
 
@@ -66,6 +66,9 @@ class _Port:
             filters.authorization(filters.HTTP_RBAC_DENY),
             filters.authorization(filters.HTTP_RBAC_ALLOW),
         ]
+        mutual = security == "mutual_tls"
+        if mutual and self._context.settings.telemetry:
+            chain_filters.insert(0, filters.peer_facts())
         protocol = "grpc" if self._protocol == "grpc" else "http"
         return [
             filters.http_manager(
@@ -74,6 +77,7 @@ class _Port:
                 filters=chain_filters,
                 access_log=self._reporter.http_server(self._service, protocol, security),
                 inbound=True,
+                strip=() if mutual and self._context.settings.telemetry else (PEER_HEADER,),
             )
         ]
 

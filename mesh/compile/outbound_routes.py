@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from mesh.compile.clusters import PASSTHROUGH
 from mesh.compile.listeners_outbound import route_of_address
 from mesh.compile.routes import virtual_host
+from mesh.compile.telemetry import peer_header
 from mesh.compile.wire import FALSE
 from mesh.config.types.istio_networking import LoadBalancerSettings
 from mesh.model import http_routes
@@ -23,7 +24,7 @@ from mesh.model.hosts import cluster_name, covers, short_names
 from mesh.model.routes import DEFAULT_RETRY, Answer, Backend, Forward, Hash, Route, RouteMatch, VirtualHost
 from mesh.model.virtual_services import VirtualServices
 from mesh.registry.types import Port, Service
-from mesh.settings import RESERVED_PORTS
+from mesh.settings import PEER_HEADER, RESERVED_PORTS
 
 BLOCKED_STATUS = 502
 """Istio's answer to HTTP for a host nobody declared, when the policy is REGISTRY_ONLY."""
@@ -58,6 +59,7 @@ class OutboundRoutes:
         self._context = context
         self._virtual_services = virtual_services
         self._hashes = hashes
+        self._says = ((PEER_HEADER, peer_header(context)),) if context.settings.telemetry else ()
 
     def all(self) -> Mapping[str, Compiled]:
         by_port: dict[int, list[tuple[Service, Port]]] = {}
@@ -102,6 +104,7 @@ class OutboundRoutes:
             name=f"{service.hostname}:{port.number}",
             domains=domains,
             routes=self._hashed(self._routes(service, port)),
+            says=self._says if self._context.reaches_proxies(service) else (),
         )
 
     def _routes(self, service: Service, port: Port) -> tuple[Route, ...]:

@@ -64,6 +64,7 @@ def virtual_host(host: ir.VirtualHost, listener_port: int) -> Any:
     return VirtualHost(
         name=host.name,
         domains=host.domains,
+        request_headers_to_add=[header_set(name, value) for name, value in host.says],
         routes=[
             message
             for route in host.routes

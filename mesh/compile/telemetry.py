@@ -1,8 +1,9 @@
 """What a proxy reports of each request: Istio's standard metrics, and one JSON log entry.
 
 Counting is done by Envoy's stats access logger, so a request is counted exactly once, when it ends, with what was then
-known of it. The peer a server reports comes from the certificate it verified; nothing a client can write in a header
-is believed. Facts about the proxy's own workload are constants of the view.
+known of it. The principal a server reports comes from the certificate it verified; the peer's workload, app and
+version are what the peer's proxy says of itself inside mutual TLS. Facts about the proxy's own workload are constants
+of the view.
 """
 
 from __future__ import annotations
@@ -20,12 +21,22 @@ from mesh.compile.endpoints import canonical_revision, canonical_service
 from mesh.compile.wire import packed
 from mesh.model.context import Context
 from mesh.model.hosts import spiffe_id
-from mesh.settings import STATS_PREFIX, WORKLOAD_NAME_ENV
+from mesh.settings import PEER_METADATA, STATS_PREFIX, WORKLOAD_NAME_ENV
 
 Direction = Literal["inbound", "outbound"]
 Security = Literal["mutual_tls", "none", "unknown"]
 
 UNKNOWN = "unknown"
+
+_SAID = {
+    "workload": "workload",
+    "workload_namespace": "namespace",
+    "app": "app",
+    "version": "version",
+    "canonical_service": "app",
+    "canonical_revision": "version",
+}
+"""A label's name to the fact of the peer's that it shows."""
 
 _COMMON_FIELDS = {
     "start_time": "%START_TIME%",
@@ -84,6 +95,18 @@ def refused_connections(context: Context) -> tuple[Any, ...]:
     return (log,)
 
 
+def peer_header(context: Context) -> str:
+    """The value of `PEER_HEADER`, as an Envoy format string."""
+    labels = context.labels
+    facts = (
+        f"%ENVIRONMENT({WORKLOAD_NAME_ENV})%",
+        context.view.namespace,
+        labels.get("app", UNKNOWN),
+        labels.get("version", UNKNOWN),
+    )
+    return ";".join(facts)
+
+
 class Reporter:
     """The access loggers of one view."""
 
@@ -123,8 +146,9 @@ class Reporter:
             "request_protocol": protocol,
         }
         tags.update({f"destination_{name}": value for name, value in self._own.items()})
+        http = mutual and protocol != "tcp"
         for name in self._own:
-            tags[f"source_{name}"] = UNKNOWN
+            tags[f"source_{name}"] = f"%DYNAMIC_METADATA({PEER_METADATA}:{_SAID[name]})%" if http else UNKNOWN
         tags["destination_service"], tags["destination_service_name"], tags["destination_service_namespace"] = service
         return tags
 

@@ -55,6 +55,15 @@ class Context:
             return None
         return cluster_name("outbound", port, subset, host)
 
+    def reaches_proxies(self, service: Service) -> bool:
+        """Whether anything behind the service has a proxy to talk to."""
+        if service.mesh_external or not service.selector:
+            return False
+        return any(
+            workload.meshed and workload.namespace == service.namespace and selects(service.selector, workload.labels)
+            for workload in self.registry.workloads.values()
+        )
+
     @cached_property
     def own_services(self) -> tuple[Service, ...]:
         """Services that select this view's workload, oldest first."""

@@ -143,6 +143,8 @@ class VirtualHost(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     domains: tuple[str, ...]
     routes: tuple[Route, ...]
+    says: tuple[tuple[str, str], ...] = ()
+    """Headers the proxy adds for the peer's proxy: name and Envoy format string."""
 
 
 DEFAULT_RETRY = Retry(

@@ -38,7 +38,9 @@ def test_both_reporters_count_what_was_sent(mesh: Mesh) -> None:
         "destination_app": "echo",
         "destination_workload_namespace": "bookinfo",
     }
-    client = {**both, "reporter": "source", "source_app": "client", "source_version": "v1"}
+    both |= {"source_workload": "workload-of-test", "source_workload_namespace": "bookinfo"}
+    both |= {"source_app": "client", "source_version": "v1", "source_canonical_service": "client"}
+    client = {**both, "reporter": "source"}
     server = {**both, "reporter": "destination", "connection_security_policy": "mutual_tls"}
     before = requests_total(mesh, "client", **client), requests_total(mesh, "server", **server)
     for _ in range(7):
