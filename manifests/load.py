@@ -248,6 +248,9 @@ class _Builder:
                     f"at most {MAX_NODES} values, {MAX_DEPTH} levels",
                 )
             return None
+        if isinstance(node, MappingNode | SequenceNode) and not node.tag.endswith((",2002:map", ",2002:seq")):
+            self._error(node, path, f"has the tag {shown(node.tag)}", "plain YAML data")
+            return None
         if isinstance(node, MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, SequenceNode):

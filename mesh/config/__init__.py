@@ -2,6 +2,8 @@
 
 * `types`: the kinds, as immutable values; `support`: what of them is refused by name
 * `snapshot`: all configuration at one instant
+* `decode`, `checks`, `validate`: a document to an object; what is wrong with it, alone and among the others
+* `source`: the watched folder, changed all or nothing; `store`, `ages`, `status`, `watch`, `latest` are its parts
 """
 
 from mesh.config.snapshot import EMPTY, ROOT_NAMESPACE, Config, ConfigMeta, ConfigSnapshot
