@@ -86,6 +86,7 @@ UNSUPPORTED: Mapping[str, Mapping[str, str]] = {
     },
     "PeerAuthentication": {},
     "AuthorizationPolicy": {
+        "spec.action=AUDIT": "nothing records yet what it matches",
         "spec.action=CUSTOM": "external authorization providers cannot be configured yet",
         "spec.provider": "external authorization providers cannot be configured yet",
         "spec.targetRef": "use selector",
