@@ -31,7 +31,7 @@ from chaos.inside import in_namespace
 from chaos.redirect import Redirects, Rule, balanced
 from chaos.sockets import Connection, Drained, Endpoint, MakeSocket, SocketTable, drain
 from chaos.targets import EdgeSpec, Hop, Resolved, resolve
-from chaos.toxiproxy import Client, ProxyState, Toxic, ToxiproxyError
+from chaos.toxiproxy import Client, ProxyState, Toxic, ToxiproxyError, ToxiproxyGone
 from harness.substrate.api import NODE, PodInfo, SubstrateError, World
 
 WATCH_SECONDS = 0.5
@@ -123,7 +123,7 @@ class EdgeFaults:
             return {names.get(label, label): count for label, count in counted.items()}
 
     def states(self, edge: EdgeSpec) -> list[ProxyState]:
-        """The edge's proxies as the server reports them."""
+        """The edge's proxies as the server reports them. Raises `ToxiproxyGone` when it ended."""
         return [state for name, state in self._client.proxies().items() if name.startswith(_proxy_prefix(edge))]
 
     def redirected(self) -> bool:
@@ -165,9 +165,12 @@ class EdgeFaults:
             before, self._rules = self._rules, rules
             self._redirects.apply(rules)
             drained = self._move(before, rules, deadline)
-        mine = {name for name in self._client.proxies() if name.startswith(_PREFIX)}
-        for name in mine - keep:
-            self._client.delete_proxy(name)
+        try:
+            for name in {name for name in self._client.proxies() if name.startswith(_PREFIX)} - keep:
+                self._client.delete_proxy(name)
+        except ToxiproxyGone:
+            if rules:
+                raise  # the redirect leads nowhere; without one, there is nothing left to delete
         return drained
 
     def _proxy(self, active: _Active, endpoint: Endpoint) -> Endpoint:
@@ -203,11 +206,12 @@ class EdgeFaults:
         )
 
     def _clear_toxics(self, edge: EdgeSpec) -> None:
-        for state in self.states(edge):
-            for toxic in state.toxics:
-                self._client.remove_toxic(state.name, toxic.name)
-            if not state.enabled:
-                self._client.set_enabled(state.name, True)
+        with contextlib.suppress(ToxiproxyGone):  # its toxics went with it; what is left is the redirect
+            for state in self.states(edge):
+                for toxic in state.toxics:
+                    self._client.remove_toxic(state.name, toxic.name)
+                if not state.enabled:
+                    self._client.set_enabled(state.name, True)
 
     def _keep_hits(self) -> None:
         counted = self._redirects.hits()

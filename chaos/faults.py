@@ -18,7 +18,7 @@ from chaos.edge import PROXY_UID
 from chaos.inside import stream_socket
 from chaos.session import READY_SECONDS, Fault, NotInjected, Session
 from chaos.targets import EdgeSpec, Hop, Workload, pods_of
-from chaos.toxiproxy import Toxic
+from chaos.toxiproxy import Toxic, ToxiproxyGone
 from chaos.undo import AwaitReady, Handle, RestoreEdges, Resume, Scale, Undo
 from harness.substrate.api import ContainerInfo, PodInfo, SubstrateError
 
@@ -133,7 +133,10 @@ class EdgeFault:
         session.edges.remove(self.edge, self.toxic)
 
     def healed(self, session: Session) -> Finding:
-        states = session.edges.states(self.edge)
+        try:
+            states = session.edges.states(self.edge)
+        except ToxiproxyGone:
+            states = []
         if states and not any(isinstance(f, EdgeFault) and f.edge == self.edge for f in session.faults):
             return Finding(ok=False, detail=f"proxies are left: {', '.join(state.name for state in states)}")
         found: list[str] = []

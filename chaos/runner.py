@@ -393,6 +393,8 @@ class _Run:
             if judged and fresh:
                 self._judge(fresh[-1], stop=stop)
             if stop and self.injected_ns:
+                if trouble := self.session.trouble:
+                    raise _Ended("inconclusive", f"the fault was not kept up: {trouble}")
                 longest = self.experiment.settings.blast_radius.max_duration
                 if (time.monotonic_ns() - self.injected_ns) / 1e9 > longest:
                     raise _Ended("aborted", f"the fault had lasted longer than its blast radius allows, {longest:g} s")

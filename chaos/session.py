@@ -156,6 +156,11 @@ class Session:
             raise HealError("not every fault could be undone: " + "; ".join(failures))
 
     @property
+    def trouble(self) -> str:
+        """What keeps a fault from being what was asked for; empty when all is well."""
+        return self._edges.trouble if self._edges is not None else ""
+
+    @property
     def faults(self) -> tuple[Fault, ...]:
         """Active faults, oldest first."""
         return tuple(fault for fault, _ in self._handles)

@@ -42,6 +42,10 @@ class ToxiproxyError(Exception):
     """The server refused a change, did not answer, or answered and did not change; the message says which."""
 
 
+class ToxiproxyGone(ToxiproxyError):
+    """Nobody listens at the server's address: it ended, and its proxies and toxics with it."""
+
+
 class Toxic(msgspec.Struct, frozen=True, kw_only=True):
     """One toxic. `toxicity` is the share of *connections* it applies to, rolled once per connection and direction when
     the connection (or the toxic) begins: with a few keep-alive connections it is a coarse tool."""
@@ -235,7 +239,8 @@ class _Api:
                 content = response.read()
             except (OSError, http.client.HTTPException) as exc:
                 elapsed = time.monotonic() - started
-                raise ToxiproxyError(f"{where}: {type(exc).__name__}: {exc} after {elapsed:.1f} s") from exc
+                kind = ToxiproxyGone if isinstance(exc, ConnectionRefusedError) else ToxiproxyError
+                raise kind(f"{where}: {type(exc).__name__}: {exc} after {elapsed:.1f} s") from exc
         if response.status >= 400:
             raise ToxiproxyError(f"{where}: HTTP {response.status}: {content[:300].decode(errors='replace').strip()}")
         return _Answer(response.status, content)
