@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--monitoring-port", type=int, default=15014)
     p.add_argument("--svid-ttl", type=float, default=DAY, help="lifetime of workload certificates, seconds")
     p.add_argument("--token-audience", default="istio-ca")
+    p.add_argument("--token-issuer", default="https://kubernetes.default.svc.cluster.local")
     p.add_argument("--patches", default="", metavar="MODULE", help="module with MUTANTS, for PUT /mutant")
     p.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return p

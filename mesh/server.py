@@ -67,6 +67,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     monitoring_port: int = 15014
     svid_ttl: float = DAY
     token_audience: str = AUDIENCE
+    token_issuer: str = "https://kubernetes.default.svc.cluster.local"
     patches: str = ""
 
     @property
@@ -99,7 +100,7 @@ class ControlPlane:
             observer=self.metrics,
         )
         self._debouncer = Debouncer(self._publish)
-        self._verifier = TokenVerifier(options.jwks, audience=options.token_audience)
+        self._verifier = TokenVerifier(options.jwks, audience=options.token_audience, issuer=options.token_issuer)
         self._server = Server(
             Discovery(self.hub, self._verifier.verify, ready=self._until_ready),
             self.authority,

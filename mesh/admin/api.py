@@ -5,7 +5,7 @@
     POST /validate         {"documents": [...]}
     POST /inject           a Pod -> the Pod to run
     POST /rotate           every workload certificate replaced, and ACKed
-    GET  /digest, /settled?deadline=, /proxies, /ready, /metrics
+    GET  /digest, /settled?deadline=, /proxies, /status, /ready, /metrics
     GET  /debug/config_dump?proxy=, /debug/registry, /debug/proxy_status, /debug/refusals
     PUT  /mutant {"name"}, DELETE /mutant
 
@@ -104,6 +104,7 @@ class AdminApi:
                 web.get("/digest", self._digest),
                 web.get("/settled", self._settled),
                 web.get("/proxies", self._proxies),
+                web.get("/status", self._status),
                 web.get("/ready", self._ready),
                 web.get("/metrics", self._metrics),
                 web.get("/debug/config_dump", self._config_dump),
@@ -172,7 +173,13 @@ class AdminApi:
     async def _set_mutant(self, request: web.Request) -> web.Response:
         name = msgspec.json.decode(await request.read(), type=MutantName).name
         deadline = float(request.query.get("deadline", DEADLINE))
-        generation = self._plane.hub.patch(self._plane.patches.get(name))
+        try:
+            generation = self._plane.hub.patch(self._plane.patches.get(name))
+        except UnknownPatch:
+            raise
+        except Exception as exc:  # the patch is somebody else's code
+            log.exception("patch %s fails", name)
+            return _json({"error": f"patch {name} fails: {type(exc).__name__}: {exc}"}, 422)
         return self._answer(await self._plane.hub.answers(generation, deadline=deadline))
 
     async def _unset_mutant(self, request: web.Request) -> web.Response:
@@ -188,6 +195,13 @@ class AdminApi:
 
     async def _settled(self, request: web.Request) -> web.Response:
         return self._answer(await self._plane.settled(float(request.query.get("deadline", DEADLINE))))
+
+    async def _status(self, _: web.Request) -> web.Response:
+        """What became of every object: judged when it was read, and refused by which proxies when it was served."""
+        status = msgspec.to_builtins(self._plane.config.status)
+        for origin, proxy, error in self._plane.hub.refusals():
+            status["objects"].setdefault(origin, {}).setdefault("refused_by", {})[proxy] = error
+        return _json(status)
 
     async def _proxies(self, _: web.Request) -> web.Response:
         return _json(

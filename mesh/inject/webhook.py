@@ -27,7 +27,7 @@ from mesh.inject.bootstrap import (
     bootstrap,
     token_secret,
 )
-from mesh.inject.intercept import PROXY_ID, InvalidAnnotation, from_annotations, rules
+from mesh.inject.intercept import PREFIX, PROXY_ID, InvalidAnnotation, from_annotations, rules
 from mesh.settings import WORKLOAD_NAME_ENV
 
 PROXY = "istio-proxy"
@@ -114,6 +114,14 @@ def wanted(pod: Mapping[str, Any]) -> bool:
     return True
 
 
+def _refuse_unsupported(annotations: Mapping[str, str]) -> None:
+    """An annotation of Istio's that is not honoured is an error: its author counts on it."""
+    for key in annotations:
+        family = key.partition("/")[0]
+        if family in {"sidecar.istio.io", "proxy.istio.io"} and key not in {INJECT, STATUS}:
+            raise InjectionError(f"metadata.annotations[{key}] is not supported; supported are {INJECT} and {PREFIX}*")
+
+
 def inject(pod: Mapping[str, Any], settings: InjectSettings) -> dict[str, Any]:
     """The pod that runs: as given when it is not `wanted`. Raises `InjectionError`."""
     result: dict[str, Any] = copy.deepcopy(dict(pod))
@@ -124,6 +132,7 @@ def inject(pod: Mapping[str, Any], settings: InjectSettings) -> dict[str, Any]:
     if not name:
         raise InjectionError("metadata.name is empty: the proxy's identity needs the pod's name")
     annotations = dict(metadata.get("annotations") or {})
+    _refuse_unsupported(annotations)
     try:
         intercept = from_annotations(annotations)
     except InvalidAnnotation as exc:
@@ -204,7 +213,8 @@ def _proxy_container(settings: InjectSettings, workload: str) -> dict[str, Any]:
         "ports": [{"containerPort": 15090, "name": "http-envoy-prom"}],
         "readinessProbe": {
             "httpGet": {"path": READINESS_PATH, "port": READINESS_PORT},
-            "periodSeconds": 0.25,
+            # A probe costs the proxy about as much as a request does: often enough to start quickly, not oftener.
+            "periodSeconds": 0.5,
             "timeoutSeconds": 3,
             "failureThreshold": 4,
         },

@@ -17,7 +17,7 @@ import msgspec
 from mesh.identity.tokens import Identity
 from mesh.resource import SECRET, Resource, ResourceSet
 from mesh.view import ViewKey
-from mesh.xds.views import Compile, Views, digest
+from mesh.xds.views import Compile, Uncompilable, Views, digest
 
 if TYPE_CHECKING:
     from mesh.xds.stream import Stream
@@ -126,7 +126,12 @@ class Hub:
         return generation
 
     def patch(self, patch: Patch | None) -> int:
-        """Transform what is served from now on (a mutant), or stop doing so."""
+        """Transform what is served from now on (a mutant), or stop doing so. What `patch` raises is raised here, and
+        then nothing has changed."""
+        if patch is not None:
+            for stream in self.streams:
+                if stream.view is not None and (resources := self._compiled(stream.view)) is not None:
+                    patch(resources)
         self._patch = patch
         self._patched.clear()
         return self.publish(self.views.compile)
@@ -151,7 +156,20 @@ class Hub:
     def digest(self) -> str:
         """Over all views: those of the registry's workloads, connected or not."""
         keys = self._all_views() | {s.view for s in self.streams if s.view is not None}
-        return digest({key: self.resources(key) for key in keys})
+        return digest({key: self._compiled(key) for key in keys})
+
+    def _compiled(self, view: ViewKey) -> ResourceSet | None:
+        try:
+            return self.resources(view)
+        except Uncompilable:
+            return None
+
+    def problem(self, view: ViewKey) -> str:
+        """Why this view is not what the present generation says; empty when it is."""
+        try:
+            return self.views.get(view).error
+        except Uncompilable as exc:
+            return str(exc)
 
     # === streams ===
 

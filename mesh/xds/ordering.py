@@ -94,6 +94,8 @@ class Planner:
     def converged(self, target: ResourceSet, now: float) -> bool:
         """The proxy has answered for everything in `target`: accepted, or refused and kept its last good one.
         Removals, which change no request, may still be to come."""
+        if not any(sub.started for sub in self.subscriptions.values()):
+            return False
         blocked = self._blocked(target)
         for type_url, sub in self.subscriptions.items():
             held = self._endpoints(target) if type_url == ENDPOINT else target.get(type_url, NOTHING)
@@ -208,7 +210,11 @@ class Planner:
         return {**endpoints, **{name: _empty_assignment(name) for name in lost}} if lost else endpoints
 
     def _expected(self, target: ResourceSet) -> bool:
-        """Whether the proxy has yet to ask for something that what it accepted refers to."""
+        """Whether the proxy has yet to ask for something: listeners, which follow its clusters when it starts, or what
+        the resources it accepted refer to."""
+        clusters, listeners = self.subscriptions[CLUSTER], self.subscriptions[LISTENER]
+        if clusters.wildcard and not listeners.started and target.get(LISTENER):
+            return True
         for holder, type_url in ((LISTENER, ROUTE), (CLUSTER, ENDPOINT)):
             sub = self.subscriptions[type_url]
             if sub.wildcard or not self.subscriptions[holder].wildcard:

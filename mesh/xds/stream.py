@@ -20,6 +20,7 @@ from mesh.view import ViewKey
 from mesh.xds.hub import Hub
 from mesh.xds.ordering import Planner, Timing, with_secrets
 from mesh.xds.subscription import Outcome, Refusal
+from mesh.xds.views import Uncompilable
 from mesh.xds.wire import Malformed, Node, Push, Request, Writer, parse_delta, parse_sotw
 
 log = logging.getLogger("mesh.xds")
@@ -72,7 +73,9 @@ class Stream:
     @property
     def refused(self) -> str:
         """What the proxy would not take, for people; empty when it took everything."""
-        parts = [self.describe(refusal) for refusal in self.planner.refusals()]
+        problem = self.hub.problem(self.view) if self.view is not None else ""
+        parts = [f"its configuration cannot be compiled: {problem}"] if problem else []
+        parts += [self.describe(refusal) for refusal in self.planner.refusals()]
         parts += [f"{name}: {why}" for name, why in sorted(self.planner.held.items())]
         return "; ".join(parts)
 
@@ -148,8 +151,13 @@ class Stream:
         while True:
             self._awake.clear()
             generation = self.hub.generation
-            target = self.target()
             now = time.monotonic()
+            try:
+                target = self.target()
+            except Uncompilable:
+                # It keeps what it has, and whoever waits for it is told why it does not answer.
+                await self._sleep(now)
+                continue
             if target is None:
                 # The pod is gone while its proxy still drains: it keeps what it has, and nobody waits for it.
                 self.hub.remove(self)

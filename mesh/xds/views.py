@@ -8,6 +8,7 @@ tell "nothing to do" by `is`, and their bytes are in memory once.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,6 +18,13 @@ from mesh.resource import Resource, ResourceSet
 from mesh.view import ViewKey
 
 Compile = Callable[[ViewKey], ResourceSet]
+
+
+log = logging.getLogger("mesh.xds")
+
+
+class Uncompilable(Exception):
+    """A view cannot be compiled, and there is no earlier generation of it to go on with."""
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +60,11 @@ class Views:
             resources = self._keep(self.compile(key), before.resources if before else {})
         except Exception as exc:
             # One view that cannot be compiled must not take the others, or what its proxies run, with it.
+            log.exception("view %s cannot be compiled", key)
             error = f"{type(exc).__name__}: {exc}"
-            resources = before.resources if before else {}
             if before is None:
-                raise
+                raise Uncompilable(error) from exc
+            resources = before.resources
         seconds = time.perf_counter() - started
         self._observe(seconds)
         view = View(generation=self.generation, resources=resources, seconds=seconds, error=error)
@@ -85,12 +94,17 @@ class Views:
         return kept
 
 
-def digest(views: Mapping[ViewKey, ResourceSet]) -> str:
-    """A digest over every resource version of every view: independent of order, history and secrets."""
+def digest(views: Mapping[ViewKey, ResourceSet | None]) -> str:
+    """A digest over every resource version of every view (None: one that cannot be compiled): independent of order,
+    history and secrets."""
     hasher = hashlib.blake2b(digest_size=16)
     for key in sorted(views):
         hasher.update(msgspec.json.encode(key))
-        for type_url, held in sorted(views[key].items()):
+        resources = views[key]
+        if resources is None:
+            hasher.update(b"uncompilable")
+            continue
+        for type_url, held in sorted(resources.items()):
             for name in sorted(held):
                 hasher.update(f"{type_url}\0{name}\0{held[name].version}\0".encode())
     return hasher.hexdigest()

@@ -201,6 +201,13 @@ def test_a_token_with_a_wrong_claim_is_refused(jwks: Path, changed: dict[str, An
         TokenVerifier(jwks).verify(TokenIssuer(jwks).token(**changed))
 
 
+def test_the_issuer_is_pinned(jwks: Path) -> None:
+    token = TokenIssuer(jwks).token()
+    assert TokenVerifier(jwks, issuer="https://kubernetes.default.svc.cluster.local").verify(token)
+    with pytest.raises(Unauthenticated, match="ssuer"):
+        TokenVerifier(jwks, issuer="https://elsewhere").verify(token)
+
+
 def test_a_token_without_expiry_is_refused(jwks: Path) -> None:
     issuer = TokenIssuer(jwks)
     claims = issuer.claims()

@@ -86,6 +86,8 @@ def test_host_network_is_never_injected() -> None:
     ("annotation", "value"),
     [
         ("sidecar.istio.io/inject", "yes"),
+        ("sidecar.istio.io/proxyCPU", "2"),
+        ("proxy.istio.io/config", "holdApplicationUntilProxyStarts: true"),
         ("traffic.sidecar.istio.io/excludeInboundPorts", "80,http"),
         ("traffic.sidecar.istio.io/excludeOutboundPorts", "70000"),
         ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.0.0.0/33"),

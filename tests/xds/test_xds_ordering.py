@@ -166,6 +166,24 @@ def test_a_route_that_is_never_asked_for_is_not_waited_for_for_ever() -> None:
     assert planner.converged(target, 1.0 + TIMING.expect_subscription)
 
 
+def test_a_proxy_that_has_said_nothing_or_not_all_is_waited_for() -> None:
+    planner = Planner(delta=True, timing=TIMING)
+    target = view("a")
+    assert not planner.converged(target, 0.0)
+    subscribe(planner, CLUSTER)
+    answer(planner, planner.plan(target, 0.0))
+    subscribe(planner, ENDPOINT, "a")
+    answer(planner, planner.plan(target, 0.0))
+    assert not planner.converged(target, 0.0), "it has not asked for listeners yet"
+    subscribe(planner, LISTENER)
+    answer(planner, planner.plan(target, 0.0))
+    assert not planner.converged(target, 0.0), "it has not asked for the listener's route yet"
+    subscribe(planner, ROUTE, "r")
+    assert not planner.converged(target, 0.0)
+    answer(planner, planner.plan(target, 0.0))
+    assert planner.converged(target, 0.0)
+
+
 def test_state_of_the_world_makes_before_it_breaks_too() -> None:
     planner = Planner(delta=False, timing=TIMING)
     subscribe(planner, CLUSTER)

@@ -18,6 +18,7 @@ from xds_build import cluster, endpoints, held
 from xds_client import HOST, Plane, plane
 
 from mesh.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, ResourceSet
+from mesh.view import ViewKey
 from mesh.xds import server as server_module
 from mesh.xds.ordering import Timing
 
@@ -99,6 +100,41 @@ def test_a_silent_proxy_is_named(tmp_path: Path) -> None:
             await run_clusters(client, "a")
             answers = await p.hub.answers(p.publish(view("a", "b")), deadline=0.3)
             assert answers.missing == ("pod.ns",)
+
+    asyncio.run(body())
+
+
+def test_a_view_that_cannot_be_compiled_is_reported_and_takes_nothing_away(tmp_path: Path) -> None:
+    def broken(key: ViewKey) -> ResourceSet:
+        raise ValueError("this view")
+
+    async def body() -> None:
+        async with plane(tmp_path) as p, p.connect("one") as client, p.connect("two") as second:
+            p.publish(view("a"))
+            await run_clusters(client, "a")
+            generation = p.hub.publish(broken)
+            answers = await p.hub.answers(generation, deadline=5)
+            assert "this view" in answers.nacked["one.ns"]
+            assert answers.acked == 0
+            assert await client.quiet()
+            await run_clusters(second, "a")  # what the view was before
+
+    asyncio.run(body())
+
+
+def test_a_view_that_was_never_compiled_is_not_served_as_an_empty_one(tmp_path: Path) -> None:
+    def broken(key: ViewKey) -> ResourceSet:
+        raise ValueError("this view")
+
+    async def body() -> None:
+        async with plane(tmp_path) as p, p.connect() as client:
+            p.hub.publish(broken)
+            await client.send(CLUSTER, initial={"a": "1"})
+            assert await client.quiet()
+            answers = await p.hub.answers(p.hub.generation, deadline=0.2)
+            assert answers.missing == ("pod.ns",)
+            p.publish(view("a", "b"))
+            assert names(await client.receive()) == ["b"]
 
     asyncio.run(body())
 
