@@ -18,7 +18,7 @@ from mesh.compile.listeners_inbound import origins as inbound_origins
 from mesh.compile.listeners_outbound import Outbound
 from mesh.compile.outbound_routes import OutboundRoutes, hash_of
 from mesh.config.snapshot import ConfigSnapshot
-from mesh.model.context import Context
+from mesh.model.context import HTTP_PROTOCOLS, Context
 from mesh.model.hosts import cluster_name
 from mesh.model.routes import Hash
 from mesh.model.virtual_services import VirtualServices
@@ -57,12 +57,15 @@ def compile_view(config: ConfigSnapshot, registry: Registry, view: ViewKey, sett
     for message in cds.fixed_clusters(context):
         put(CLUSTER, message, message.name)
 
-    inbound_names = [cds.INBOUND_PASSTHROUGH]
-    for number, _, _ in context.inbound_ports:
+    inbound_names, inbound_routes = [cds.INBOUND_PASSTHROUGH], [cds.INBOUND_PASSTHROUGH]
+    for number, port, _ in context.inbound_ports:
         message = cds.inbound_cluster(context, number)
         inbound_names.append(message.name)
+        if port.protocol == "auto" or port.protocol in HTTP_PROTOCOLS:
+            # A proxy never asks for a route that no filter chain uses, and would be waited for.
+            inbound_routes.append(message.name)
         put(CLUSTER, message, message.name)
-    for name in inbound_names:
+    for name in inbound_routes:
         put(ROUTE, inbound_route(context, name), name, inbound_route_origins(context), [(CLUSTER, name)])
 
     for name, compiled in OutboundRoutes(context, virtual_services, hashes).all().items():
@@ -76,7 +79,7 @@ def compile_view(config: ConfigSnapshot, registry: Registry, view: ViewKey, sett
         virtual_inbound(context),
         VIRTUAL_INBOUND,
         inbound_origins(context),
-        [*((ROUTE, name) for name in inbound_names), (CLUSTER, cds.BLACK_HOLE), *((CLUSTER, n) for n in inbound_names)],
+        [*((ROUTE, name) for name in inbound_routes), (CLUSTER, cds.BLACK_HOLE), *((CLUSTER, n) for n in inbound_names)],
     )
     return found
 
