@@ -61,7 +61,8 @@ def percentile_curve(arms: Sequence[ArmSummary]) -> Markup:
     for (at, name, index), placed in zip(sorted(ends), _spread([end[0] for end in sorted(ends)], 16), strict=True):
         parts.append(f'<path class="leader" d="M{frame.right + 1:.1f} {at:.1f}L{frame.right + 8:.1f} {placed:.1f}"/>')
         parts.append(_text(frame.right + 12, placed + 4, name, "start", f"label arm{index % 4}"))
-    parts.append(_p99_gap(drawn, x, y))
+    if deepest >= _nines(0.99):
+        parts.append(_p99_gap(drawn, x, y))
     parts.append(_text(frame.left, frame.top - 10, f"latency, ms{kind}", "start", "tick"))
     parts.append(_text(frame.right, frame.bottom + 36, "share of requests that were at least this fast", "end", "tick"))
     said = "; ".join(f"{a.name}: P50 {milliseconds(a.p50_ms)}, P99 {milliseconds(a.p99_ms)}" for a in drawn)
@@ -86,7 +87,7 @@ def ratio_plot(overhead: OverheadResult) -> Markup:
     for tick in _ticks((low - pad) * 100 - 100, (high + pad) * 100 - 100, 6):
         at = x(1 + tick / 100)
         parts.append(f'<path class="grid" d="M{at:.1f} {frame.top}V{frame.bottom}"/>')
-        parts.append(_text(at, frame.bottom + 18, f"{tick:+g} %" if tick else "0", "middle", "tick"))
+        parts.append(_text(at, frame.bottom + 18, f"{tick:+g} %".replace("-", "−") if tick else "0", "middle", "tick"))
     parts.append(f'<path class="axis" d="M{x(1):.1f} {frame.top - 6}V{frame.bottom}"/>')
     parts.append(f'<path class="limit" d="M{x(limit):.1f} {frame.top - 6}V{frame.bottom}"/>')
     parts.append(_text(x(limit), frame.top - 10, f"limit {percent_of_ratio(limit)}", "middle", "limit-label"))

@@ -8,7 +8,7 @@ stays under `SIZE_LIMIT` by shortening evidence, longest first; the whole of it 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ _OUTCOME = {
     "error": Verdict.FAIL,
     "skipped": Verdict.INCONCLUSIVE,
 }
+_TILE = 60
 _REFUSALS = ("plaintext", "no-client-certificate", "foreign-ca")
 
 
@@ -72,6 +73,8 @@ def _environment() -> Environment:
         quantile=words.quantile_name,
         moment=words.moment,
         tied=words.tied,
+        basename=lambda path: Path(path).name,
+        by_length=by_length,
         printable=words.printable_hex,
     )
     environment.globals.update(glyph=GLYPH, word=WORD, plural=words.plural, share=words.share)
@@ -197,6 +200,12 @@ def wire(result: WireResult) -> Wire:
 
 def _as_it_should(probe: PortProbe) -> bool:
     return probe.refused == (probe.probe in _REFUSALS)
+
+
+def by_length(scorecard: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What fits a tile, and what needs a line of its own."""
+    short = [(name, value) for name, value in scorecard.items() if len(name) + len(value) <= _TILE]
+    return short, [item for item in scorecard.items() if item not in short]
 
 
 class Overhead(msgspec.Struct, frozen=True):

@@ -45,7 +45,7 @@ def _lower(name: str) -> str:
 
 
 def _end(reason: str) -> str:
-    reason = reason.rstrip(". ") or "no reason was given"
+    reason = reason.partition("\n")[0].rstrip(".: ") or "no reason was given"
     return reason[:1].upper() + reason[1:]
 
 

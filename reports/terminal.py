@@ -15,7 +15,7 @@ _STYLE = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE:
 
 
 def print_verdict(result: RunResult, console: Console | None = None, *, report: Path | None = None) -> None:
-    """Text from the run is printed as text: brackets in it are not markup."""
+    """Text from the run is printed as text: brackets in it are not markup. Of a reason the first line is shown."""
     console = console or Console(highlight=False)
     console.print()
     head = Text.assemble((f"{GLYPH[result.verdict]} {WORD[result.verdict].upper()}", _STYLE[result.verdict]))
@@ -36,7 +36,9 @@ def print_verdict(result: RunResult, console: Console | None = None, *, report: 
         console.print(table)
         for gate in result.gates:
             if gate.reason:
-                console.print(Text.assemble("\n", (f"{gate.name}: ", _STYLE[gate.verdict]), gate.reason))
+                console.print(
+                    Text.assemble("\n", (f"{gate.name}: ", _STYLE[gate.verdict]), gate.reason.partition("\n")[0])
+                )
     console.print()
     if report is not None:
         console.print(Text(f"report     {report}"), soft_wrap=True)

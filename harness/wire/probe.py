@@ -50,17 +50,18 @@ def probe_workloads(
     """Every declared TCP port of every ready pod with a sidecar in `namespaces`.
 
     `source` must be outside the mesh; the node is. Pods whose `app` label is in `skip` are left out (bare clients)."""
+    pods = [pod for namespace in sorted(namespaces) for pod in world.pods(namespace)]
+    pods = [pod for pod in pods if pod.meshed and pod.ready and pod.labels.get("app") not in skip]
+    if not pods:
+        return []  # no mesh, so no CA either
     signer = Signer.load(mesh.ca)
     impostor = signer.impostor()
     probes: list[PortProbe] = []
-    for namespace in sorted(namespaces):
-        for pod in world.pods(namespace):
-            if not pod.meshed or not pod.ready or pod.labels.get("app") in skip:
-                continue
-            identity = spiffe_id(mesh.ca.trust_domain, pod.namespace, pod.service_account)
-            good, bad = signer.issue(identity), impostor.issue(identity)
-            for port in workload_ports(world, pod):
-                probes += _probe(world, pod, port, source, sorted(mesh.alpn), good, bad)
+    for pod in pods:
+        identity = spiffe_id(mesh.ca.trust_domain, pod.namespace, pod.service_account)
+        good, bad = signer.issue(identity), impostor.issue(identity)
+        for port in workload_ports(world, pod):
+            probes += _probe(world, pod, port, source, sorted(mesh.alpn), good, bad)
     return probes
 
 

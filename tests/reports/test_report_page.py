@@ -259,6 +259,23 @@ def test_a_long_tail_turns_the_axis_logarithmic() -> None:
     assert "latency, ms, logarithmic" in html(result)
 
 
+def test_a_short_run_has_no_p99_to_point_at() -> None:
+    result = sample()
+    assert result.overhead is not None
+    for arm in result.overhead.arms:
+        arm.curve = [point for point in arm.curve if point[0] < 0.97]
+    assert 'class="dot' not in html(result)
+    assert 'class="dot' in html(sample())
+
+
+def test_a_reason_of_many_lines_is_one_line_and_the_rest_behind_a_click() -> None:
+    result = sample(failing=True)
+    result.gates[0].reason = "the suite gave no result:\n" + "=" * 300 + "\ncollected 59 items"
+    text = html(result)
+    assert '<span class="why">the suite gave no result:</span>' in text
+    assert "collected 59 items" in Page(text).text
+
+
 def test_numbers_are_not_rounded_past_their_meaning() -> None:
     assert share(99_999, 100_000) == "99.9 %"
     assert share(100, 100) == "100 %"
