@@ -79,7 +79,11 @@ def compile_view(config: ConfigSnapshot, registry: Registry, view: ViewKey, sett
         virtual_inbound(context),
         VIRTUAL_INBOUND,
         inbound_origins(context),
-        [*((ROUTE, name) for name in inbound_routes), (CLUSTER, cds.BLACK_HOLE), *((CLUSTER, n) for n in inbound_names)],
+        [
+            *((ROUTE, name) for name in inbound_routes),
+            (CLUSTER, cds.BLACK_HOLE),
+            *((CLUSTER, n) for n in inbound_names),
+        ],
     )
     return found
 
