@@ -62,10 +62,18 @@ def http2_options(max_streams: int | None = None) -> Any:
     )
 
 
-def _protocol_options(kind: str, idle: float, requests_per_connection: int | None, max_streams: int | None) -> Any:
+def _protocol_options(
+    kind: str,
+    idle: float,
+    requests_per_connection: int | None = None,
+    max_streams: int | None = None,
+    max_duration: float | None = None,
+) -> Any:
     """`kind`: `http` (HTTP/1.1), `http2`, or `auto`, which speaks what the caller spoke."""
     message = HttpProtocolOptions()
     message.common_http_protocol_options.idle_timeout.CopyFrom(seconds(idle))
+    if max_duration:
+        message.common_http_protocol_options.max_connection_duration.CopyFrom(seconds(max_duration))
     if requests_per_connection:
         message.common_http_protocol_options.max_requests_per_connection.CopyFrom(u32(requests_per_connection))
     if kind == "http":
@@ -189,7 +197,13 @@ def _pool(message: Any, pool: istio.ConnectionPoolSettings | None, kind: str | N
     if kind is not None:
         idle = http.idle_timeout if http.idle_timeout else tcp.idle_timeout or MESH_IDLE_SECONDS
         message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(
-            _protocol_options(kind, idle, http.max_requests_per_connection, http.max_concurrent_streams)
+            _protocol_options(
+                kind,
+                idle,
+                http.max_requests_per_connection,
+                http.max_concurrent_streams,
+                tcp.max_connection_duration,
+            )
         )
 
 
@@ -325,7 +339,7 @@ def _original_destination(name: str, context: Context, idle: float) -> Any:
     facts["service_namespace"].string_value = "unknown"
     facts["protocol"].string_value = "http"
     _pool(message, None, None)
-    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_protocol_options("auto", idle, None, None))
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(_protocol_options("auto", idle))
     return message
 
 

@@ -30,6 +30,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
 from envoy.extensions.request_id.uuid.v3.uuid_pb2 import UuidRequestIdConfig
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
+from envoy.type.v3.hash_policy_pb2 import HashPolicy
 
 from mesh.compile.clusters import http2_options
 from mesh.compile.routes import FAULT
@@ -184,8 +185,24 @@ def http_manager(
     return _filter("envoy.filters.network.http_connection_manager", message)
 
 
-def tcp_proxy(stat_prefix: str, shares: Sequence[tuple[str, int]], access_log: Sequence[Any]) -> Any:
-    message = TcpProxy(stat_prefix=stat_prefix, access_log=access_log, idle_timeout=seconds(IDLE_SECONDS))
+def tcp_proxy(
+    stat_prefix: str,
+    shares: Sequence[tuple[str, int]],
+    access_log: Sequence[Any],
+    *,
+    idle: float | None = None,
+    max_duration: float | None = None,
+    by_source: bool = False,
+) -> Any:
+    """`shares` are clusters and weights; times in seconds; `by_source` hashes the client's address."""
+    message = TcpProxy(
+        stat_prefix=stat_prefix,
+        access_log=access_log,
+        idle_timeout=seconds(idle or IDLE_SECONDS),
+        max_downstream_connection_duration=seconds(max_duration) if max_duration else None,
+    )
+    if by_source:
+        message.hash_policy.append(HashPolicy(source_ip=HashPolicy.SourceIp()))
     if len(shares) == 1:
         message.cluster = shares[0][0]
     else:

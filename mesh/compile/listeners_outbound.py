@@ -182,7 +182,19 @@ class Outbound:
     def _tcp(self, service: Service, port: Port) -> list[Any]:
         shares = self._shares(service, port)
         prefix = cluster_name("outbound", port.number, "", service.hostname)
-        return [filters.tcp_proxy(prefix, shares, self._reporter.tcp_client())]
+        policy = self._context.rules(service).of(port.number)
+        pool = policy.connection_pool.tcp if policy.connection_pool else None
+        hashing = policy.load_balancer.consistent_hash if policy.load_balancer else None
+        return [
+            filters.tcp_proxy(
+                prefix,
+                shares,
+                self._reporter.tcp_client(),
+                idle=pool.idle_timeout if pool else None,
+                max_duration=pool.max_connection_duration if pool else None,
+                by_source=bool(hashing and hashing.use_source_ip),
+            )
+        ]
 
     def _for_address(self, name: str, host: str, number: int, service: Service, port: Port) -> Any:
         tcp = self._tcp(service, port)

@@ -68,12 +68,14 @@ def compile_view(config: ConfigSnapshot, registry: Registry, view: ViewKey, sett
     for name in inbound_routes:
         put(ROUTE, inbound_route(context, name), name, inbound_route_origins(context), [(CLUSTER, name)])
 
-    for name, compiled in OutboundRoutes(context, virtual_services, hashes).all().items():
-        put(ROUTE, compiled.message, name, compiled.origins, [(CLUSTER, cluster) for cluster in compiled.clusters])
-
     outbound = Outbound(context, virtual_services)
+    asked_for: set[tuple[str, str]] = set()
     for name, message in outbound.listeners().items():
         put(LISTENER, message, name, outbound.origins_of(name), outbound.references_of(name))
+        asked_for.update(outbound.references_of(name))
+    for name, compiled in OutboundRoutes(context, virtual_services, hashes).all().items():
+        if (ROUTE, name) in asked_for:
+            put(ROUTE, compiled.message, name, compiled.origins, [(CLUSTER, cluster) for cluster in compiled.clusters])
     put(
         LISTENER,
         virtual_inbound(context),

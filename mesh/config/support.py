@@ -18,7 +18,6 @@ _TRAFFIC_POLICY = {
     "loadBalancer.warmupDurationSecs": "",
     "loadBalancer.warmup": "",
     "loadBalancer.consistentHash.httpCookie.attributes": "",
-    "connectionPool.tcp.maxConnectionDuration": "",
     "connectionPool.http.useClientProtocol": "",
     "outlierDetection.consecutiveErrors": "Istio deprecated it; use consecutive5xxErrors",
     "tls.credentialName": "",
@@ -118,6 +117,9 @@ UNSUPPORTED: Mapping[str, Mapping[str, str]] = {
         "spec.rules[].backendRefs[].filters[].cors": "",
         "spec.rules[].backendRefs[].filters[].type=ExtensionRef": "",
         "spec.rules[].backendRefs[].filters[].type=CORS": "",
+        "spec.rules[].backendRefs[].filters[].type=RequestMirror": "give it as a filter of the rule",
+        "spec.rules[].backendRefs[].filters[].type=RequestRedirect": "give it as a filter of the rule",
+        "spec.rules[].backendRefs[].filters[].type=URLRewrite": "give it as a filter of the rule",
     },
 }
 """Kind to field path to a note that helps; the message itself is `is not supported by this mesh yet`."""

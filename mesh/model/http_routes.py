@@ -198,13 +198,10 @@ def _rule(
 
 def _backend(ref: gateway.HTTPBackendRef, cluster: str) -> Backend:
     request, response = NO_OPS, NO_OPS
-    host = ""
     for filter_ in ref.filters:
         request = _merged(request, _ops(filter_.request_header_modifier))
         response = _merged(response, _ops(filter_.response_header_modifier))
-        if filter_.url_rewrite is not None:
-            host = host or filter_.url_rewrite.hostname
-    return Backend(cluster=cluster, weight=ref.weight, request=request, response=response, host_rewrite=host)
+    return Backend(cluster=cluster, weight=ref.weight, request=request, response=response)
 
 
 def _mirror(context: Context, item: Config[HTTPRoute], mirror: gateway.HTTPRequestMirrorFilter) -> Mirror | None:

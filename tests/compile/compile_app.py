@@ -1,6 +1,7 @@
-"""The app of the live tests: one program that is an HTTP server, a TCP server that speaks first, and a TCP echo.
+"""The app of the live tests: one program that is an HTTP server, and a TCP server that speaks first.
 
-HTTP answers what it received. `/status/N` answers N, `/slow/SECONDS` late; `/count` tells how often each path was asked.
+HTTP answers what it received. `/status/N` answers N, `/slow/SECONDS` late; `/count` tells how often each path was asked
+for.
 """
 
 import collections

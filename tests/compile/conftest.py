@@ -61,7 +61,7 @@ class Answer:
 
     @property
     def received(self) -> dict[str, str]:
-        return {name: value for name, value in self.seen["headers"]}
+        return dict(self.seen["headers"])
 
 
 class Mesh:

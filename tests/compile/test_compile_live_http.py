@@ -256,9 +256,13 @@ def test_http_route_redirects_are_exact(mesh: Mesh, port: int, path: str, status
   - matches: [{path: {value: /port}}]
     filters: [{type: RequestRedirect, requestRedirect: {port: 8443, statusCode: 307}}]
   - matches: [{path: {value: /prefix}}]
-    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}, statusCode: 308}}]
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}, statusCode: 308}
   - matches: [{path: {value: /full}}]
-    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /whole}, statusCode: 303}}]
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /whole}, statusCode: 303}
 """,
             port,
         )

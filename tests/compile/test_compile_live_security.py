@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -192,9 +193,8 @@ def test_what_the_wire_shows(mesh: Mesh, tmp_path: Path, port: int, offer: list[
     process = server.python(HELLO, "6666", str(out))
     try:
         if port == 9000:
-            with pytest.raises((OSError, AssertionError)):
+            with contextlib.suppress(OSError):
                 mesh.client.call(_conversation, mesh.service_ip(), port)
-                raise OSError("closed")
         else:
             mesh.get("/", port=port)
         hello = out.read_bytes().split(b"=====")[0]
@@ -296,10 +296,8 @@ def test_authorization_of_tcp(mesh: Mesh, spec: str, open_: bool) -> None:
         assert mesh.client.call(_conversation, mesh.service_ip(), 9000)[1] == b"you said: ping"
     else:
         # Envoy asks for the verdict with the client's first bytes: what a server says before them is out by then.
-        try:
+        with contextlib.suppress(ConnectionError):
             assert mesh.client.call(_conversation, mesh.service_ip(), 9000)[1] == b""
-        except ConnectionError:
-            pass
 
 
 ISSUER = "https://issuer.example"
