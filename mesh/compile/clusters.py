@@ -25,7 +25,6 @@ from mesh.config.types import istio_networking as istio
 from mesh.model.context import Context
 from mesh.model.destination_rules import Policy
 from mesh.model.hosts import cluster_name, sni, spiffe_id
-from mesh.model.matching import selects
 from mesh.registry.types import Port, Service
 from mesh.settings import INBOUND_BIND_ADDRESS
 
@@ -94,12 +93,9 @@ def identities(context: Context, service: Service, port: int) -> tuple[str, ...]
         for endpoint in context.registry.endpoints.get((service.hostname, port), ())
         if endpoint.service_account
     }
-    if service.selector:
-        found.update(
-            spiffe_id(domain, workload.namespace, workload.service_account)
-            for workload in context.registry.workloads.values()
-            if workload.namespace == service.namespace and selects(service.selector, workload.labels)
-        )
+    found.update(
+        spiffe_id(domain, workload.namespace, workload.service_account) for workload in context.behind(service)
+    )
     found.update(service.subject_alt_names)
     return tuple(sorted(found))
 

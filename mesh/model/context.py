@@ -55,14 +55,28 @@ class Context:
             return None
         return cluster_name("outbound", port, subset, host)
 
+    @cached_property
+    def _labelled(self) -> dict[tuple[str, str, str], list[Workload]]:
+        """(namespace, label, value) to the pods that have it, so that a selector need not look at every pod."""
+        found: dict[tuple[str, str, str], list[Workload]] = {}
+        for workload in self.registry.workloads.values():
+            for label, value in workload.labels.items():
+                found.setdefault((workload.namespace, label, value), []).append(workload)
+        return found
+
+    def behind(self, service: Service) -> tuple[Workload, ...]:
+        """The pods a Service selects, ready or not."""
+        if not service.selector:
+            return ()
+        candidates = min(
+            (self._labelled.get((service.namespace, label, value), []) for label, value in service.selector.items()),
+            key=len,
+        )
+        return tuple(workload for workload in candidates if selects(service.selector, workload.labels))
+
     def reaches_proxies(self, service: Service) -> bool:
         """Whether anything behind the service has a proxy to talk to."""
-        if service.mesh_external or not service.selector:
-            return False
-        return any(
-            workload.meshed and workload.namespace == service.namespace and selects(service.selector, workload.labels)
-            for workload in self.registry.workloads.values()
-        )
+        return not service.mesh_external and any(workload.meshed for workload in self.behind(service))
 
     @cached_property
     def own_services(self) -> tuple[Service, ...]:
