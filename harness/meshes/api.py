@@ -20,7 +20,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one change: which proxies run it, and how long that took."""
 
     digest: str
-    """Config digest after the change: equal digests mean equal xDS resources in every view."""
+    """Config digest after the change: equal digests mean equal clusters, listeners and routes in every view. Endpoints
+    and certificates are no part of it: a pod replaced by its like leaves it as it was."""
     proxies: int
     acked: int
     nacked: dict[str, str] = {}

@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from mesh.resource import Resource, ResourceSet
+from mesh.resource import CLUSTER, LISTENER, ROUTE, Resource, ResourceSet
 from mesh.view import ViewKey
 
 Compile = Callable[[ViewKey], ResourceSet]
 
+
+CONFIGURED = (CLUSTER, LISTENER, ROUTE)
 
 log = logging.getLogger("mesh.xds")
 
@@ -95,8 +97,9 @@ class Views:
 
 
 def digest(views: Mapping[ViewKey, ResourceSet | None]) -> str:
-    """A digest over every resource version of every view (None: one that cannot be compiled): independent of order,
-    history and secrets."""
+    """A digest over what configuration decides in every view (None: one that cannot be compiled): the version of every
+    cluster, listener and route. Independent of order, history and secrets, and of endpoints: a pod that is replaced
+    by its like is no change of configuration."""
     hasher = hashlib.blake2b(digest_size=16)
     for key in sorted(views):
         hasher.update(msgspec.json.encode(key))
@@ -104,7 +107,8 @@ def digest(views: Mapping[ViewKey, ResourceSet | None]) -> str:
         if resources is None:
             hasher.update(b"uncompilable")
             continue
-        for type_url, held in sorted(resources.items()):
+        for type_url in CONFIGURED:
+            held = resources.get(type_url, {})
             for name in sorted(held):
                 hasher.update(f"{type_url}\0{name}\0{held[name].version}\0".encode())
     return hasher.hexdigest()

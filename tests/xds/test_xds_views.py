@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from xds_build import cluster, held
+from xds_build import cluster, endpoints, held
 
-from mesh.resource import CLUSTER, ResourceSet
+from mesh.resource import CLUSTER, ENDPOINT, ResourceSet
 from mesh.view import ViewKey, view_key
 from mesh.xds.scheduler import MAX_SECONDS, QUIET_SECONDS, Debouncer, fire_at
 from mesh.xds.views import Views, digest
@@ -63,6 +63,9 @@ def test_a_digest_depends_on_versions_and_not_on_order() -> None:
     assert digest({A: one, B: one}) == digest({B: other, A: other})
     assert digest({A: one}) != digest({A: {CLUSTER: held(cluster("c"), cluster("d", "2"))}})
     assert digest({A: one}) != digest({B: one})
+    assert digest({A: one}) != digest({A: None})
+    moved = {**one, ENDPOINT: held(endpoints("c", "2"))}
+    assert digest({A: one}) == digest({A: moved}), "where pods are is no configuration"
 
 
 def test_a_lone_change_is_acted_on_at_once_and_a_burst_when_it_is_quiet() -> None:
