@@ -16,7 +16,7 @@ import msgspec
 
 from harness.conformance.fleet import Fleet
 from harness.meshes.api import Mesh, Receipt
-from harness.substrate.api import World
+from harness.substrate.api import PodInfo, World
 from harness.workloads.echo import client as echo
 from harness.workloads.echo.protocol import CallResult, Received
 from manifests import Document, load_text
@@ -118,17 +118,25 @@ class Lab:
 
     @contextmanager
     def control_plane_down(self) -> Iterator[None]:
-        """The mesh has no control plane while entered; afterwards it has one again, and every proxy is connected."""
+        """The mesh's control plane is killed, and frozen as soon as it is started again, while entered. Afterwards it
+        serves again, and every proxy is connected."""
         namespace = self.mesh.control_namespace
-        deployments = sorted({pod.owner for pod in self.world.pods(namespace) if pod.owner})
-        assert deployments, f"no control plane found in namespace {namespace}"
-        for deployment in deployments:
-            self.world.scale(namespace, deployment, 0)
+        pods = self.world.pods(namespace)
+        assert pods, f"no control plane found in namespace {namespace}"
+        before = {pod.name: _pids(pod) for pod in pods}
+        for pod in pods:
+            self.world.kill(namespace, pod.name)
         try:
+            for pod in pods:
+                self.until(
+                    lambda name=pod.name: _pids(self.world.pod(namespace, name)) - before[name],  # type: ignore[misc]
+                    "the control plane is started again",
+                )
+                self.world.pause(namespace, pod.name)
             yield
         finally:
-            for deployment in deployments:
-                self.world.scale(namespace, deployment, 1)
+            for pod in pods:
+                self.world.resume(namespace, pod.name)
             self.world.wait_ready()
             self.mesh.settled(20.0)
 
@@ -153,6 +161,10 @@ class Lab:
         """Keep a piece of evidence."""
         if len(self.evidence) < MAX_EVIDENCE:
             self.evidence.append(Evidence(title=title, text=text[:20_000]))
+
+
+def _pids(pod: PodInfo) -> set[int]:
+    return {container.pid for container in pod.containers if container.pid}
 
 
 def version_of(result: CallResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 from harness.conformance.checks import check
 from harness.conformance.lab import Lab
@@ -128,18 +129,20 @@ def test_wire_coverage(lab: Lab) -> None:
     namespaces = lab.fleet.namespaces[:2]
     with WireTap(lab.world, lab.mesh, namespaces=namespaces) as tap:
         # Connections kept from earlier checks cannot be vouched for, their handshake was not seen: start new proxies.
-        for client in ("client", "stranger"):
-            pod = lab.fleet.pod(client)
+        pods = [lab.fleet.pod("client"), lab.fleet.pod("stranger"), *lab.fleet.servers().values()]
+        for pod in pods:
             lab.world.restart(pod.namespace, pod.name, "istio-proxy")
         lab.world.wait_ready()
         lab.mesh.settled()
+        since = time.time()
         for protocol in ("http1", "http2", "grpc", "tcp", "tcp-server-first", "websocket"):
             for client in ("client", "stranger"):
                 path = "/ws" if protocol == "websocket" else "/"
                 results = lab.call("server", path, client=client, protocol=protocol, count=3, body=b"hello")
                 assert [r.error for r in results] == [""] * 3, f"{client} by {protocol}"
-        found = tap.stop()
+        found = tap.stop(since=since)
     lab.note("wire", repr(found))
+    lab.note("not covered", "\n".join(map(repr, found.uncovered)))
     assert found.flows >= 6
     assert found.unknown == 0
     assert found.coverage == 1.0, f"not covered: {found.uncovered}"
