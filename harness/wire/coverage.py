@@ -89,13 +89,15 @@ def coverage(
 
     `where` tells whose an address is, `node` holds the node's own; an address that is neither was a pod nobody
     remembers, and its traffic counts. `origin` is the time (epoch) that `start_s` counts from. Connections that began
-    before `since` or after `until` are left out, except those already open when the capture began."""
+    before `since` or after `until` are left out, except those already open when the capture began and still in use
+    after `since`: they cannot be vouched for."""
     edges: dict[tuple[str, str, int], Edge] = {}
     apart: dict[tuple[str, str, int], Edge] = {}
     uncovered: list[Flow] = []
     unknown = silent = control_flows = 0
     for record in records:
-        if record.start > until or (record.start < since and record.nature != "midstream"):
+        began_before = record.end < since if record.nature == "midstream" else record.start < since
+        if record.start > until or began_before:
             continue
         addresses = (record.client, record.server)
         ends = [where.get(end) or Place("?", end, end) for end in addresses]

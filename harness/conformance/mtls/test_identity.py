@@ -131,7 +131,7 @@ def test_wire_coverage(lab: Lab) -> None:
         # Connections kept from earlier checks cannot be vouched for, their handshake was not seen: start new proxies.
         pods = [lab.fleet.pod("client"), lab.fleet.pod("stranger"), *lab.fleet.servers().values()]
         for pod in pods:
-            lab.world.restart(pod.namespace, pod.name, "istio-proxy")
+            lab.world.kill(pod.namespace, pod.name, "istio-proxy")
         lab.world.wait_ready()
         lab.mesh.settled()
         since = time.time()
