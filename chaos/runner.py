@@ -124,14 +124,18 @@ class _Run:
         self.journal.note("bite", fault=fault.title, ok=finding.ok, detail=finding.detail)
         if not finding.ok:
             raise NotInjected(f"{fault.title} does not bite: {finding.detail}")
-        self.notes[f"bite of {fault.title}"] = finding.detail
+        self._note("bite verified", f"yes: {finding.detail}")
         if moved:
-            self.notes["on injection"] = moved
+            self._note("on injection", moved)
         self.progress(f"it bites: {finding.detail}")
 
     def heal(self) -> None:
         self._count_hits()
         self.session.heal()
+
+    def _note(self, name: str, text: str) -> None:
+        """Add to the scorecard, beside what another fault of the same experiment noted."""
+        self.notes[name] = f"{self.notes[name]}; {text}" if name in self.notes else text
 
     def traffic(self, window: float) -> list[Second]:
         if not self.seconds:
@@ -354,7 +358,7 @@ class _Run:
             raise _Ended("inconclusive", f"no connection of the workload took {', '.join(missed)} during the fault")
         visible = self.experiment.settings.visible
         during_fault = [s for s in self.seconds if self.injected_ns < s.ns <= self.healed_ns]
-        rise = (steady.p99_ms(during_fault) or 0.0) - baseline.p99_ms
+        rise = (steady.usual_p99_ms(during_fault) or 0.0) - baseline.p99_ms
         if visible and rise < visible:
             raise _Ended(
                 "inconclusive",

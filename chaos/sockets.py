@@ -61,10 +61,13 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: int
     """Bytes and segments not yet acknowledged, not yet sent, or not yet read by the program."""
 
+    unheard: bool = False
+    """It has sent data and never received any."""
+
     def idle(self, patience: float = 1.0) -> bool:
         """No request seems under way: nothing pending, and the last data was received, a while ago. `patience` scales
         how long ago. A connection that never carried data (a pool's spare) has both times at its age."""
-        if self.unanswered or self.since_received > self.since_sent:
+        if self.unanswered or self.unheard or self.since_received > self.since_sent:
             return False
         quiet = QUIET if self.since_received < self.since_sent else UNSURE_QUIET
         return self.since_received >= quiet * patience
@@ -183,6 +186,7 @@ def _connection(data: bytes) -> Connection:
         uid=message["idiag_uid"],
         since_sent=info.get("tcpi_last_data_sent", 0) / 1000,
         since_received=info.get("tcpi_last_data_recv", 0) / 1000,
+        unheard=info.get("tcpi_data_segs_out", 0) > 0 and info.get("tcpi_data_segs_in", 0) == 0,
         unanswered=message["idiag_rqueue"] + message["idiag_wqueue"] + info.get("tcpi_unacked", 0),
     )
 

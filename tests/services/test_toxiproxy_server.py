@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from harness.services import CompanionMissing, Here, toxiproxy_server
-from harness.services.toxiproxy import ToxiproxyProcess, find_program
+from harness.services.toxiproxy import ToxiproxyProcess, end_marked, find_program
 
 
 def test_it_answers_while_entered_and_leaves_nothing(tmp_path: Path) -> None:
@@ -25,12 +25,28 @@ def test_it_answers_while_entered_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_it_is_gone_after_an_error_too() -> None:
-    pids: tuple[int, ...] = ()
-    with pytest.raises(RuntimeError, match="boom"), ToxiproxyProcess(Here()) as server:
-        pids = server.pids
-        raise RuntimeError("boom")
+    pids: list[int] = []
+
+    def broken() -> None:
+        with ToxiproxyProcess(Here()) as server:
+            pids.extend(server.pids)
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        broken()
     assert pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_what_a_killed_owner_leaves_is_found_by_its_mark() -> None:
+    server = ToxiproxyProcess(Here(), mark="meshproof-test-mark")
+    server.__enter__()
+    try:
+        assert end_marked("another-mark") == []
+        assert end_marked("meshproof-test-mark") == list(server.pids)
+        assert end_marked("meshproof-test-mark") == []
+    finally:
+        server.close()
 
 
 def test_a_missing_program_names_every_place_and_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,7 +78,7 @@ def test_another_program_called_server_is_not_taken(monkeypatch: pytest.MonkeyPa
 
 def test_a_container_without_an_engine_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    with pytest.raises(CompanionMissing, match="engine|testcontainers"):
+    with pytest.raises(CompanionMissing, match=r"engine|testcontainers"):
         toxiproxy_server(kind="container", image="toxiproxy:x").__enter__()
     monkeypatch.delenv("MESHPROOF_TOXIPROXY_IMAGE", raising=False)
     with pytest.raises(CompanionMissing, match="MESHPROOF_TOXIPROXY_IMAGE"):
