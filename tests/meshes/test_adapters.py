@@ -70,7 +70,7 @@ def test_a_mesh_that_is_not_installed_says_so() -> None:
 
 
 def test_a_control_plane_that_is_not_there_is_named_by_its_socket(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match="control.sock"):
+    with pytest.raises(Unreachable, match=r"control\.sock"):
         ControlClient(tmp_path / "control.sock").get("/digest", dict)
 
 
