@@ -80,7 +80,7 @@ class Group:
         self._layout = layout
         self._folders = _folders(layout, path)
         self._unified = layout.unified / ROOT / path if layout.unified else None
-        self._peak_ended = 0
+        self._peak = 0
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
         if self._unified is not None:
@@ -130,7 +130,8 @@ class Group:
             return []
 
     def kill(self) -> None:
-        """SIGKILL every process of the group, frozen or not."""
+        """SIGKILL every process of the group, frozen or not; what they held is remembered as a peak."""
+        self.usage()
         if self._unified is not None:
             try:
                 (self._unified / "cgroup.kill").write_text("1")
@@ -155,9 +156,9 @@ class Group:
             for pid in self.pids():
                 _signal(pid, signal.SIGCONT)
 
-    def ended(self, peak_rss_bytes: int) -> None:
-        """Note the high-water mark of an instance that has ended; the kernel forgets it with the process."""
-        self._peak_ended = max(self._peak_ended, peak_rss_bytes)
+    def note_peak(self, peak_rss_bytes: int) -> None:
+        """Note a high-water mark; the kernel forgets it with the process."""
+        self._peak = max(self._peak, peak_rss_bytes)
 
     def usage(self) -> Usage:
         rss = peak = 0
@@ -165,11 +166,12 @@ class Group:
             now, high = _resident(pid)
             rss += now
             peak += high
+        self.note_peak(peak)
         cpu, throttled = self._cpu()
         return Usage(
             cpu_seconds=cpu,
             rss_bytes=rss,
-            peak_rss_bytes=max(peak, self._peak_ended),
+            peak_rss_bytes=self._peak,
             throttled_periods=throttled,
         )
 

@@ -163,6 +163,8 @@ class Runner:
             self._note(self.last_exit)
             return
         self._process = process
+        if self._stopping:
+            process.signal(signal.SIGKILL)  # told to stop while it was being started
         self._verdict = ""
         self._become("running", ready=self.spec.readiness_probe is None)
         self._next_instance.set_result(None)
@@ -173,7 +175,7 @@ class Runner:
         finally:
             for watcher in watchers:
                 watcher.cancel()
-        self.group.ended(ended.peak_rss_bytes)
+        self.group.note_peak(ended.peak_rss_bytes)
         self.exit_code = ended.code
         outcome = f"exit {ended.code}" if ended.code >= 0 else f"signal {-ended.code}"
         self.last_exit = f"{self._verdict}; {outcome}" if self._verdict else outcome

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from harness.substrate.api import PodInfo, SubstrateError, Usage
+from harness.substrate.api import ContainerInfo, PodInfo, SubstrateError, Usage
 from harness.substrate.local import cgroups, logfile, network, quantities, variables
 from harness.substrate.local.cgroups import Group, Layout, Limits
 from harness.substrate.local.containers import Program, Runner, base_environment, identity
@@ -113,11 +113,16 @@ class PodRunner:
             service_account=self.pod.spec.service_account_name,
             phase=self._phase,
             ready=self.ready,
-            containers=tuple(runner.info for runner in self._containers),
+            containers=self._container_infos(),
             interface=link.interface if link is not None else "",
             netns=str(self._netns) if link is not None else "",
             owner=self.owner,
         )
+
+    def _container_infos(self) -> tuple[ContainerInfo, ...]:
+        if self._containers:
+            return tuple(runner.info for runner in self._containers)
+        return tuple(ContainerInfo(name=spec.name, state="waiting") for spec in self.pod.spec.containers)
 
     def observe(self) -> Pod:
         """The Pod object, its status as things stand."""
@@ -159,15 +164,24 @@ class PodRunner:
             lines += [f"    | {line}" for line in logfile.tail(runner.log, 10)]
         return "\n".join(lines)
 
+    def declared(self, container: str) -> None:
+        """Raises `SubstrateError` when the pod has no such container, started or not."""
+        names = [spec.name for spec in (*self.pod.spec.init_containers, *self.pod.spec.containers)]
+        if container not in names:
+            place = f"{self.namespace}/{self.name}"
+            raise SubstrateError(f"pod {place} has no container {container!r}; it has: {', '.join(names)}")
+
     def runner(self, container: str) -> Runner:
+        self.declared(container)
         for runner in self.runners:
             if runner.spec.name == container:
                 return runner
-        names = ", ".join(runner.spec.name for runner in self.runners) or "none yet"
-        raise SubstrateError(f"pod {self.namespace}/{self.name} has no container {container!r}; it has: {names}")
+        raise SubstrateError(f"pod {self.namespace}/{self.name} is being set up; it has no containers yet")
 
     def usage(self) -> dict[str, Usage]:
-        return {runner.spec.name: runner.group.usage() for runner in self._containers}
+        nothing = Usage(cpu_seconds=0.0, rss_bytes=0, peak_rss_bytes=0)
+        found = {runner.spec.name: runner.group.usage() for runner in self._containers}
+        return {spec.name: found.get(spec.name, nothing) for spec in self.pod.spec.containers}
 
     def trim_logs(self) -> None:
         for runner in self.runners:

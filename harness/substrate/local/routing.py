@@ -98,7 +98,8 @@ def resolve(host: str, namespace: str, services: Sequence[Service], pods: Sequen
             names[name] = service
     found = names.get(host.rstrip("."))
     if found is None:
-        close = difflib.get_close_matches(host, names, n=3)
+        elsewhere = [name for name in names if name.partition(".")[0] == host and name.count(".") == 1]
+        close = elsewhere or difflib.get_close_matches(host, names, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise SubstrateError(f"no Service is called {host!r} for pods of namespace {namespace}{hint}")
     places = addresses(found, pods)

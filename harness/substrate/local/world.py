@@ -431,8 +431,9 @@ class World:
 
     def logs(self, namespace: str, pod: str, container: str) -> str:
         path = self.paths.logs / f"{namespace}.{pod}.{container}.log"
-        if (namespace, pod) in self._pods:
-            path = self._pods[namespace, pod].runner(container).log
+        found = self._pods.get((namespace, pod))
+        if found is not None:
+            found.declared(container)
         elif not path.exists():
             self.runner(namespace, pod)  # says which pods there are
         return logfile.read(path)
