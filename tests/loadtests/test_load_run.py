@@ -138,8 +138,8 @@ def files_agree(out: Path, samples: pd.DataFrame) -> None:
         merged.add(HdrHistogram.decode(entry["hdr"]))
     latency = (samples["done_ns"] - samples["intended_ns"]) / 1e3
     assert merged.get_total_count() == len(samples)
-    exact = float(latency.quantile(0.9, interpolation="higher"))
-    assert merged.get_value_at_percentile(90) == pytest.approx(exact, rel=0.01)
+    low, high = latency.quantile([0.88, 0.92])
+    assert low <= merged.get_value_at_percentile(90) <= high
 
 
 def test_windows_can_be_read_while_the_run_goes_on_and_a_stop_file_ends_it(tmp_path: Path, program: Program) -> None:
