@@ -49,6 +49,11 @@ STATS_PREFIX = "istio"
 """Envoy names a counter of the stats access logger `envoy_<prefix>_<name>`; the proxy's scrape port drops `envoy_`."""
 
 
+ENVOY_RUNTIME = {"re2.max_program_size.error_level": 32768}
+"""Runtime values every bootstrap must hold. Envoy refuses regular expressions of more than 100 RE2 instructions by
+default, which is a long host name without case; this is Istio's limit."""
+
+
 class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
     trust_domain: str = "cluster.local"
     cluster_domain: str = "cluster.local"

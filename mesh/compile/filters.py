@@ -106,7 +106,8 @@ def authorization(name: str) -> Any:
 
 
 def peer_facts() -> Any:
-    """Reads what the client proxy said of its workload into metadata, and takes the header off."""
+    """Reads what the client proxy said of its workload into metadata, and takes the header off. Whatever it holds, a
+    fact is a short name or nothing: it becomes a label."""
     rules = [
         HeaderToMetadata.Rule(
             header=PEER_HEADER,
@@ -114,7 +115,8 @@ def peer_facts() -> Any:
                 metadata_namespace=PEER_METADATA,
                 key=key,
                 regex_value_rewrite=RegexMatchAndSubstitute(
-                    pattern=RegexMatcher(regex=f"^{'[^;]*;' * place}([^;]*).*$"), substitution="\\1"
+                    pattern=RegexMatcher(regex=f"^(?:[^;]*;){{{place}}}([A-Za-z0-9._-]{{0,63}}).*$|^.*$"),
+                    substitution="\\1",
                 ),
             ),
             remove=key == PEER_FACTS[-1],

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from mesh.settings import ENVOY_RUNTIME
+
 IP_PLACEHOLDER = "${INSTANCE_IP}"
 """In the node id; replaced when the pod's address is known, which is after injection."""
 
@@ -80,6 +82,7 @@ def bootstrap(settings: BootstrapSettings, *, namespace: str, pod: str, workload
         },
         "stats_config": _stats(settings),
         "overload_manager": _overload(),
+        "layered_runtime": {"layers": [{"name": "mesh", "static_layer": dict(ENVOY_RUNTIME)}]},
     }
 
 

@@ -33,6 +33,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from mesh.compile.wire import address
 from mesh.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, ResourceSet
+from mesh.settings import ENVOY_RUNTIME
 
 TYPES: Mapping[str, Any] = {
     CLUSTER: Cluster,
@@ -170,6 +171,8 @@ class Envoy:
         bootstrap = Bootstrap()
         bootstrap.node.id = "test"
         bootstrap.node.cluster = "test"
+        layer = bootstrap.layered_runtime.layers.add(name="mesh")
+        layer.static_layer.update(ENVOY_RUNTIME)
         bootstrap.admin.address.CopyFrom(address("127.0.0.1", admin_port))
         for source, kind in (("cds_config", CLUSTER), ("lds_config", LISTENER)):
             getattr(bootstrap.dynamic_resources, source).CopyFrom(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
+from compile_envoy import Authority
 from conftest import Mesh, entry
 
 pytestmark = pytest.mark.privileged
@@ -109,3 +111,21 @@ def test_a_refused_connection_is_logged(mesh: Mesh) -> None:
     found = entry(mesh, "server", lambda said: said["response_flags"] == "NR")
     assert found["direction"] == "inbound"
     assert found["downstream_local_address"] == "10.244.0.3:8080"
+
+
+def test_what_a_peer_says_of_itself_is_a_short_name_or_nothing(
+    mesh: Mesh, authority: Authority, tmp_path: Path
+) -> None:
+    """Only a proxy is believed; a client with a certificate of the mesh can still not make labels of any length."""
+    from test_compile_live_security import client_context, uncaptured
+
+    for said, label in (
+        ("short-name;ns;app;v1", "short-name"),
+        ("x" * 500 + ";;;", "x" * 63),
+        ("no-separators", "no-separators"),
+    ):
+        text = f"GET /status/405 HTTP/1.1\r\nhost: echo\r\nx-mesh-peer: {said}\r\nconnection: close\r\n\r\n"
+        answer = uncaptured(mesh, 8080, text.encode(), tls=client_context(authority, tmp_path))
+        assert b"405" in answer
+        assert b"x-mesh-peer" not in answer, "the app does not see it"
+        assert requests_total(mesh, "server", response_code="405", source_workload=label) == 1
