@@ -22,8 +22,6 @@ HTTP1_DETECTED = ("http/1.0", "http/1.1")
 HTTP2_DETECTED = ("h2c",)
 """What the HTTP inspector calls what it saw."""
 
-ANY_PORTS = [(1, 65536)]
-
 
 def original_destination() -> Any:
     return ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=packed(OriginalDst()))
