@@ -111,8 +111,10 @@ class Call(NamedTuple):
 
     @property
     def decided(self) -> bool:
-        """Whether to stop here: a verdict, on an environment that the control does not contradict."""
-        return self.verdict is not Verdict.INCONCLUSIVE and covers_one(self.control)
+        """Whether to stop here: a verdict that neither the control nor the dropped windows would take back."""
+        total = len(self.kept.windows) + self.kept.dropped
+        sound = covers_one(self.control) and self.kept.dropped <= rules.DROPPED_LIMIT * total
+        return sound and self.verdict is not Verdict.INCONCLUSIVE
 
 
 def look(samples: pd.DataFrame, marks: Sequence[WindowMark], confidence: float, limit: float, seed: int) -> Call:
