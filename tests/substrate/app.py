@@ -1,6 +1,6 @@
 """The program of the test pods: an HTTP server that answers who it is and who asked.
 
-Run as `python -c SOURCE PORT [DELAY]`; `/fail` makes its readiness fail, `/crash` ends it, `/exit` is what SIGTERM does.
+Run as `python -c SOURCE PORT`; `/fail` makes `/ready` fail until `/heal`, `/crash` ends it with exit code 7.
 """
 
 SOURCE = r"""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from manifest import documents, namespace
 
 from harness.substrate.local import LocalWorld
 from harness.substrate.local.paths import RUN_DIR_VARIABLE
@@ -36,3 +37,12 @@ def world(run_folder: Path, new_name: Callable[[], str]) -> Iterator[LocalWorld]
     """One world for the tests of a module; each test has a namespace of its own."""
     with LocalWorld.create(new_name(), attached=True) as made:
         yield made
+
+
+@pytest.fixture
+def space(world: LocalWorld, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for one test."""
+    name = request.node.name.removeprefix("test_").partition("[")[0].replace("_", "-")[:40].strip("-")
+    world.apply(documents(namespace(name)))
+    yield name
+    world.delete("Namespace", "", name)

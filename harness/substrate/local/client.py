@@ -83,12 +83,15 @@ class LocalWorld:
         if not traces.alive(paths):
             others = ", ".join(cls.list()) or "none"
             raise SubstrateError(f"there is no world {name}; worlds: {others}. Make one: meshproof up --world {name}")
+        if not paths.socket.exists():
+            raise SubstrateError(f"world {name} is just being made, or going down; try again")
         return cls(paths)
 
     @staticmethod
     def list() -> Names:
         """Names of the worlds that are running."""
-        return [name for name in traces.names() if traces.alive(WorldPaths(name))]
+        worlds = [WorldPaths(name) for name in traces.names()]
+        return [paths.name for paths in worlds if traces.alive(paths) and paths.socket.exists()]
 
     @classmethod
     def down_all(cls) -> Names:

@@ -162,6 +162,11 @@ class Supervisor:
         async def info(_: dict[str, Any]) -> dict[str, Any]:
             return {"pid": os.getpid(), "launcher": launcher_pid, "attached": bool(self._attached)}
 
+        async def settled(look: Callable[[], Any]) -> Any:
+            """What is told about pods is already in effect: packets and names obey it."""
+            await world.settle()
+            return look()
+
         async def now(value: Any) -> Any:
             return value
 
@@ -173,8 +178,8 @@ class Supervisor:
             "detach": detach,
             "delete": lambda p: world.delete(p["kind"], p["namespace"], p["name"]),
             "wait_ready": lambda p: world.wait_ready(p["deadline"], p["namespace"]),
-            "pods": lambda p: now(world.pods(p["namespace"], p["labels"])),
-            "pod": lambda p: now(world.runner(p["namespace"], p["name"]).info),
+            "pods": lambda p: settled(lambda: world.pods(p["namespace"], p["labels"])),
+            "pod": lambda p: settled(lambda: world.runner(p["namespace"], p["name"]).info),
             "services": lambda p: now(world.services(p["namespace"])),
             "deployments": lambda p: now(world.deployments(p["namespace"])),
             "scale": lambda p: world.scale(p["namespace"], p["deployment"], p["replicas"]),

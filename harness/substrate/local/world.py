@@ -102,11 +102,15 @@ class World:
         self._wanted += 1
         self._wake.set()
 
-    async def flush(self) -> None:
-        """Until everything that was wanted at this call is in effect."""
+    async def settle(self) -> None:
+        """Until everything that was wanted at this call is in effect, or cannot be at present."""
         target = self._wanted
         async with self._progress:
             await self._progress.wait_for(lambda: self._seen >= target or bool(self._trouble))
+
+    async def flush(self) -> None:
+        """`settle`, and `SubstrateError` when it cannot be."""
+        await self.settle()
         if self._trouble:
             raise SubstrateError(f"world {self.paths.name} cannot be brought in line: {self._trouble}")
 
