@@ -110,6 +110,17 @@ def http_kind(port: Port, policy: Policy) -> str | None:
     return "auto" if port.protocol == "auto" else None
 
 
+def _told_plaintext(context: Context, service: Service, port: Port) -> tuple[str, ...]:
+    """The PeerAuthentications by which an endpoint with a proxy takes no TLS: the same whatever pods come and go."""
+    found: set[str] = set()
+    for endpoint in context.registry.endpoints.get((service.hostname, port.number), ()):
+        if endpoint.meshed:
+            modes = context.modes.of(endpoint.namespace, endpoint.labels)
+            if modes.of(endpoint.port) == "DISABLE":
+                found.update(modes.origins)
+    return tuple(sorted(found))
+
+
 def outbound_cluster(context: Context, service: Service, port: Port, subset: str, policy: Policy) -> Any:
     name = cluster_name("outbound", port.number, subset, service.hostname)
     message = Cluster(
@@ -123,6 +134,11 @@ def outbound_cluster(context: Context, service: Service, port: Port, subset: str
     facts["service_name"].string_value = service.name
     facts["service_namespace"].string_value = service.namespace
     facts["protocol"].string_value = "grpc" if port.protocol == "grpc" else "http"
+    disabled = _told_plaintext(context, service, port)
+    if disabled:
+        # Nothing reads it. It makes a change of who takes TLS a change of the cluster, whose connections are then made
+        # anew: Envoy would otherwise go on using those it made with the old transport.
+        facts["plaintext_by"].string_value = ",".join(disabled)
     _discovery(context, message, service, port, subset)
     _pool(message, policy.connection_pool, kind)
     if message.type != Cluster.ORIGINAL_DST:

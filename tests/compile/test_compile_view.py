@@ -255,6 +255,22 @@ spec: {selector: {matchLabels: {version: v1, app: reviews}}, portLevelMtls: {908
     }
 
 
+def test_a_change_of_who_takes_tls_makes_new_connections() -> None:
+    """Envoy keeps using a pooled connection whatever becomes of its endpoint's metadata; a changed cluster has none."""
+    disabled = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: reviews, namespace: bookinfo}
+spec: {selector: {matchLabels: {app: reviews}}, mtls: {mode: DISABLE}}
+"""
+    world = bookinfo()
+    assert _changed(world.compile("client"), world.compile("client", disabled)) == {
+        (CLUSTER, REVIEWS),
+        (ENDPOINT, REVIEWS),
+    }
+    assert not _changed(world.compile("client"), world.compile("client", disabled.replace("DISABLE", "STRICT")))
+
+
 # === visibility ===
 
 
