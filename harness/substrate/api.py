@@ -63,7 +63,8 @@ class ServiceInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """One container's consumption, from the kernel's own accounting (cgroup)."""
+    """One container's consumption, from the kernel's own accounting: CPU of its control group (ended processes
+    included), resident memory of the processes in it now, and the highest that was seen."""
 
     cpu_seconds: float
     rss_bytes: int

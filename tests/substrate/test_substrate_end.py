@@ -185,6 +185,19 @@ def maker(name: str, mode: str) -> Iterator[subprocess.Popen[bytes]]:
             made.kill()
 
 
+def test_maker_with_a_tight_umask(new_name: Callable[[], str]) -> None:
+    """Names and ConfigMaps are readable to apps although the world was made under umask 077."""
+    script = "cat /etc/hosts /etc/resolv.conf > /dev/null && echo readable"
+    before = os.umask(0o077)
+    try:
+        with LocalWorld.create(new_name(), attached=True) as world:
+            world.apply(documents(pod("one", "default", shell(script), restartPolicy="Never")))
+            eventually(lambda: world.pod("default", "one").phase in {"Succeeded", "Failed"}, what="its end")
+            assert world.logs("default", "one", "app") == "readable\n"
+    finally:
+        os.umask(before)
+
+
 def test_attached_world_ends_with_its_maker(new_name: Callable[[], str]) -> None:
     name = new_name()
     with maker(name, "attached"):

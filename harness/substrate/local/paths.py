@@ -44,15 +44,18 @@ class WorldPaths:
 
     def make(self) -> None:
         self.state.mkdir(parents=True, exist_ok=True)
-        for folder in (self.logs, self.cluster, self.issuer, self.resolver):
-            folder.mkdir(mode=0o755)
-        for folder in (self.pods, self.temporary, self.staging):
-            folder.mkdir(mode=0o700)
+        private = (self.pods, self.temporary, self.staging)
+        for folder in (self.logs, self.cluster, self.issuer, self.resolver, *private):
+            folder.mkdir()
+            folder.chmod(0o700 if folder in private else 0o755)  # whatever the umask
         (self.resolver / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1 ndots:1\n")
         (self.resolver / "nsswitch.conf").write_text(
             "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\n"
             "protocols: files\nservices: files\nethers: files\nrpc: files\n"
         )
+
+        for file in self.resolver.iterdir():
+            file.chmod(0o644)
 
     def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
         """Replace `path` atomically; a watcher of its folder sees one event and never a part."""

@@ -41,6 +41,7 @@ def main() -> None:
     options = _options()
     paths = WorldPaths(options.name)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.umask(0o022)
     try:
         held = traces.lock(paths)
         syscalls.unshare(syscalls.CLONE_NEWNET)
