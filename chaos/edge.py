@@ -86,8 +86,8 @@ class EdgeFaults:
                 active.toxics[toxic.name] = toxic
             # A cut does not wait for requests under way: they are what it cuts.
             drained = self._reconcile(deadline=0.0 if toxic is None else DRAIN_SECONDS, needed=True)
-        self._watch()
-        return drained
+            self._watch()
+            return drained
 
     def remove(self, edge: EdgeSpec, toxic: Toxic | None) -> Drained:
         """Take it off again. With nothing left, the edge is direct again, its open connections too. Idempotent."""
@@ -162,8 +162,8 @@ class EdgeFaults:
         drained = Drained()
         if rules != self._rules:
             self._keep_hits()
-            before, self._rules = self._rules, rules
             self._redirects.apply(rules)
+            before, self._rules = self._rules, rules
             drained = self._move(before, rules, deadline)
         try:
             for name in {name for name in self._client.proxies() if name.startswith(_PREFIX)} - keep:
@@ -233,15 +233,17 @@ class EdgeFaults:
     # === new pods
 
     def _watch(self) -> None:
-        if self._watcher is None or not self._watcher.is_alive():
-            self._stop.clear()
-            self._watcher = threading.Thread(target=self._watching, name="edge-faults", daemon=True)
+        """Have a watcher while there is something to watch; each has a stop of its own, so none can be mistaken for
+        one that is about to end. Caller holds the lock."""
+        if self._watcher is None or self._stop.is_set():
+            self._stop = threading.Event()
+            self._watcher = threading.Thread(target=self._watching, args=(self._stop,), name="edge-faults", daemon=True)
             self._watcher.start()
 
-    def _watching(self) -> None:
-        while not self._stop.wait(WATCH_SECONDS):
+    def _watching(self, stop: threading.Event) -> None:
+        while not stop.wait(WATCH_SECONDS):
             with self._lock:
-                if not self._active or self._stop.is_set():
+                if stop.is_set():
                     return
                 try:
                     self._reconcile(deadline=DRAIN_SECONDS)
