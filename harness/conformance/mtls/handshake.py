@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ssl
 
 import msgspec
@@ -10,9 +11,11 @@ from cryptography import x509
 from harness.substrate.api import PodInfo, World
 from harness.wire.certificates import kept
 
+MAX_BODY = 64 << 10
+
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller got: whether an application answered, and how it ended otherwise."""
+    """What a caller got: whether HTTP was answered, and how it ended otherwise."""
 
     answered: bool
     status: int = 0
@@ -20,6 +23,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     peer_uris: tuple[str, ...] = ()
     """URI SANs of the certificate the server presented; empty when no handshake was completed."""
     serial: int = 0
+    body: bytes = b""
 
 
 def request_over_tls(
@@ -61,9 +65,9 @@ def _ask(tls: ssl.SSLSocket) -> Outcome:
     serial = certificate.serial_number if certificate else 0
     try:
         tls.sendall(b"GET / HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n")
-        head = tls.recv(4096)
-    except (OSError, ssl.SSLError) as exc:
+        response = http.client.HTTPResponse(tls)
+        response.begin()
+        body = response.read(MAX_BODY)
+    except (OSError, http.client.HTTPException) as exc:
         return Outcome(answered=False, detail=f"{type(exc).__name__}: {exc}", peer_uris=uris, serial=serial)
-    if not head.startswith(b"HTTP/1."):
-        return Outcome(answered=bool(head), detail=repr(head[:40]), peer_uris=uris, serial=serial)
-    return Outcome(answered=True, status=int(head.split(b" ", 2)[1]), peer_uris=uris, serial=serial)
+    return Outcome(answered=True, status=response.status, peer_uris=uris, serial=serial, body=body)

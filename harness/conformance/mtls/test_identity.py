@@ -11,7 +11,7 @@ from harness.conformance.mtls import handshake
 from harness.conformance.mtls.test_modes import XFCC, peer_authentication
 from harness.wire import WireTap
 from harness.wire.certificates import Signer, spiffe_id
-from harness.workloads.echo.protocol import HTTP_PORT
+from harness.workloads.echo.protocol import HTTP_PORT, decode_echo
 
 
 def _spiffe(lab: Lab, account: str, namespace: str = "") -> str:
@@ -39,6 +39,9 @@ def test_peer_identity(lab: Lab) -> None:
     )
     lab.note("the server's certificate", repr(outcome))
     assert outcome.peer_uris == (_spiffe(lab, "server"),), "exactly one URI SAN"
+    told = decode_echo(outcome.body)
+    assert told is not None
+    assert f"URI={_spiffe(lab, 'client')}" in (told.header(XFCC) or "").split(";"), "what the app is told of its peer"
 
 
 @check(

@@ -14,6 +14,8 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.common.matching.v3 import extension_matcher_pb2 as matcher_pb2
+from envoy.extensions.filters.http.composite.v3 import composite_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
@@ -164,6 +166,18 @@ def _weights_off(route: Any) -> None:
         lightest.weight.value += shift
 
 
+@_mutant("leak-to-service")
+def _leak_to_service(type_url: str, resource: Any) -> Message:
+    """One request in twenty that a subset should get goes to any endpoint of the service."""
+    for route in _routes(type_url, resource):
+        cluster = route.route.cluster
+        if cluster != _without_subset(cluster):
+            weighted = route.route.weighted_clusters
+            for name, weight in ((cluster, 95), (_without_subset(cluster), 5)):
+                weighted.clusters.add(name=name).weight.value = weight
+    return resource  # type: ignore[no-any-return]
+
+
 @_mutant("subset-to-service")
 def _subset_to_service(type_url: str, resource: Any) -> Message:
     for route in _routes(type_url, resource):
@@ -288,6 +302,12 @@ def _each(message: Message, wanted: type[Message]) -> Iterator[tuple[Message, Ca
     yield from _walk(message, wanted, nothing)
 
 
+def _each_known(any_: AnyMessage) -> Iterator[tuple[Message, Callable[[], None]]]:
+    """Every filter configuration within `any_`, per-route forms included."""
+    for kind in (http_rbac_pb2.RBAC, jwt_pb2.JwtAuthentication):
+        yield from _each(any_, kind)
+
+
 def _walk(message: Any, wanted: type[Message], save: Callable[[], None]) -> Iterator[tuple[Any, Callable[[], None]]]:
     if isinstance(message, wanted):
         yield message, save
@@ -318,6 +338,9 @@ def _walk(message: Any, wanted: type[Message], save: Callable[[], None]) -> Iter
 _KNOWN: dict[str, type[Message]] = {
     PREFIX + message.DESCRIPTOR.full_name: message
     for message in (
+        matcher_pb2.ExtensionWithMatcher,
+        matcher_pb2.ExtensionWithMatcherPerRoute,
+        composite_pb2.ExecuteFilterAction,
         hcm_pb2.HttpConnectionManager,
         fault_pb2.HTTPFault,
         http_rbac_pb2.RBAC,
@@ -526,11 +549,15 @@ def _hide_peer_identity(type_url: str, resource: Message) -> Message:
 
 
 def _http_filter_mutant(name: str, drop: Callable[[str, Any], bool]) -> None:
-    """A mutant that removes HTTP filters for which `drop(type URL, unpacked config)` holds."""
+    """A mutant that removes HTTP filters, and what routes tell them, where `drop(type URL, unpacked config)` holds."""
 
     def mutate(type_url: str, resource: Message) -> Message:
-        if type_url != LISTENER:
-            return resource
+        for configuration in _route_configurations(type_url, resource):
+            for host in configuration.virtual_hosts:
+                for holder in (host, *host.routes):
+                    for key, config in list(holder.typed_per_filter_config.items()):
+                        if any(drop(config.type_url, inner) for inner, _ in _each_known(config)):
+                            del holder.typed_per_filter_config[key]
         for manager, save in _each(resource, hcm_pb2.HttpConnectionManager):
             found: Any = manager
             kept = [_copy(f) for f in found.http_filters if not drop(f.typed_config.type_url, _unpack(f.typed_config))]

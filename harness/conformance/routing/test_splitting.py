@@ -42,7 +42,7 @@ def test_weights(lab: Lab) -> None:
     assert low <= counts["v1"] <= high, f"v1 got {counts['v1']} of {SPLIT_N}, outside {low}..{high}"
 
 
-@check("R16", "weight 0 gets no request at all", feature="VirtualService", mutants=("weights-off-by-seven",))
+@check("R16", "weight 0 gets no request at all", feature="VirtualService", mutants=("leak-to-service",))
 def test_weight_zero(lab: Lab) -> None:
     lab.apply(_weighted(100, 0))
     lab.until(lambda: {lab.version() for _ in range(5)} == {"v1"}, "everything goes to v1")
