@@ -28,6 +28,15 @@ metadata: {name: default, namespace: istio-system}
 spec: {mtls: {mode: STRICT}}
 """
 
+SCOPE = f"""
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {{name: default, namespace: {MESHED}}}
+spec:
+  egress: [{{hosts: ["./*"]}}]
+"""
+"""Bookinfo's proxies know bookinfo and nothing else, as a team that runs many services in one mesh would have it."""
+
 Progress = Callable[[str], None]
 """Told what is being done, in a few words."""
 
@@ -73,5 +82,5 @@ def deploy_bookinfo(world: World, mesh: Mesh, *, twin: bool, progress: Progress 
         world.apply(manifests.bookinfo(DIRECT, injected=False, reviews=["v3"]))
     world.wait_ready(60.0)
     if mesh.name != "none":
-        mesh.apply(manifests.bookinfo_mesh("destination-rules", MESHED))
+        mesh.apply([*manifests.bookinfo_mesh("destination-rules", MESHED), *load_text(SCOPE, "<scope>")])
         mesh.settled(20.0)

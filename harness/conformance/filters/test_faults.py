@@ -12,6 +12,9 @@ ABORTS_N = 400
 """A share of 50 % is told from 25 % with power above 0.999."""
 
 DELAY_MS = 300.0
+EARLY_MS = 2.0
+"""How early a proxy's timer may fire: its clock has whole milliseconds."""
+
 SCHEDULING_MS = 400.0
 """How late a delayed answer may be on a busy two-core machine; the bound only has to exclude a second delay."""
 
@@ -80,12 +83,12 @@ def test_delay(lab: Lab) -> None:
 """
         )
     )
-    lab.until(lambda: lab.get("/all").latency_ms >= DELAY_MS, "a delayed answer")
+    lab.until(lambda: lab.get("/all").latency_ms >= DELAY_MS - EARLY_MS, "a delayed answer")
     delayed = [r.latency_ms for r in lab.call("server", "/all", count=8, concurrency=4)]
-    assert min(delayed) >= DELAY_MS, f"answered too early: {min(delayed):.0f} ms"
+    assert min(delayed) >= DELAY_MS - EARLY_MS, f"answered too early: {min(delayed):.0f} ms"
     assert max(delayed) <= DELAY_MS + SCHEDULING_MS, f"answered too late: {max(delayed):.0f} ms"
     n = 80
-    slow = sum(r.latency_ms >= DELAY_MS for r in lab.call("server", "/half", count=n, concurrency=20))
+    slow = sum(r.latency_ms >= DELAY_MS - EARLY_MS for r in lab.call("server", "/half", count=n, concurrency=20))
     low, high = binomial_bounds(n, 0.5)
     assert low <= slow <= high, f"{slow} of {n} delayed, outside {low}..{high}"
-    assert lab.get("/none").latency_ms < DELAY_MS
+    assert lab.get("/none").latency_ms < DELAY_MS - EARLY_MS
