@@ -25,7 +25,7 @@ from manifests import Document
 PROXY = "istio-proxy"
 PROMETHEUS_PORT = 15090
 ADMIN_PORT = 15000
-PATCHES = "harness.conformance.mutants.xds"
+PATCHES = "harness.conformance.mutants"
 """Module whose `MUTANTS` the control plane can apply to resources in flight."""
 
 READY_SECONDS = 30.0
