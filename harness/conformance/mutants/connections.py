@@ -1,4 +1,4 @@
-"""Meshes that connect other than they were told: balance, limits, ejection, and who is let in with which certificate."""
+"""Meshes that connect other than they were told: balance, limits, ejection, who is let in with which certificate."""
 
 from __future__ import annotations
 
