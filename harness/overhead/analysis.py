@@ -212,7 +212,9 @@ def validities(
         _below("windows dropped", rules.DROPPED_LIMIT, call.kept.dropped / total if total else 1.0),
     ]
     if own_cpu_fraction is not None:
+        foreign = max(0.0, health.machine_cpu_fraction - own_cpu_fraction)
         checks.append(_below("CPU of this run, of all cores", rules.OWN_CPU_LIMIT, own_cpu_fraction))
+        checks.append(_below("CPU of others, of all cores", rules.FOREIGN_CPU_LIMIT, foreign))
     interval = call.control.interval
     reading = f"{call.control.ratio:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
     checks.append(

@@ -24,8 +24,13 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> int:
     """Judge a mesh: conformance, mutual TLS on the wire, P99 overhead, chaos. One verdict, one report."""
+    from harness.conformance.checks import PROFILES
+    from harness.meshes import ADAPTERS
     from meshproof.gate import Settings, run_gate
 
+    for value, known, option in ((mesh, sorted(ADAPTERS), "--mesh"), (profile, PROFILES, "--profile")):
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is unknown; there are {', '.join(known)}", param_hint=option)
     try:
         seconds = Duration.parse(budget)
     except ValueError as exc:

@@ -143,6 +143,14 @@ def test_the_run_using_too_much_cpu_itself_makes_it_inconclusive() -> None:
     assert judge(samples(), own_cpu=0.7).verdict is Verdict.INCONCLUSIVE
 
 
+def test_other_programs_using_the_machine_make_it_inconclusive() -> None:
+    """A machine that is 40 % busy, of which the run itself is all but 10 %, and then all but 20 %."""
+    assert judge(samples(), own_cpu=0.3).verdict is Verdict.PASS
+    result = judge(samples(added_ms=20.0), own_cpu=0.2)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert "CPU of others" in result.reason
+
+
 def test_a_little_lateness_is_explained_by_times_without_it() -> None:
     late = msgspec.structs.replace(HEALTHY, lateness_p99_ms=1.0)
     result = judge(samples(lateness_ms=1.0), health=late)
