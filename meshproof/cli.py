@@ -81,8 +81,10 @@ def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit. SIGTERM is treated as Ctrl-C: undo, then leave."""
+    """Run the command line and exit. SIGTERM is treated as Ctrl-C: undo, then leave. So is SIGINT where a shell had
+    it ignored, as for every background job of a script: whoever sends it means it."""
     signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -15,7 +15,7 @@ from harness.conformance.routing.manifests import backend, http_route, split, to
     without_mesh=True,
 )
 def test_baseline(lab: Lab) -> None:
-    results = lab.call(count=60)
+    results = lab.call(count=60, new_connection=True)
     assert {r.status for r in results} == {200}
     assert {r.echo.instance.version for r in results if r.echo} == {"v1", "v2", "v3"}
 
