@@ -65,8 +65,8 @@ def test_control_plane_down(lab: Lab) -> None:
     lab.apply(_all_to("v1") + peer_authentication("STRICT"))
     lab.until(lambda: lab.version() == "v1", "everything goes to v1")
     with lab.control_plane_down():
-        assert {r.status for r in lab.call(count=40)} == {200}
-        assert {r.status for r in lab.call(count=20, new_connection=True)} == {200}
+        assert {r.status for r in lab.call(count=40, concurrency=4, timeout_ms=2_000)} == {200}
+        assert {r.status for r in lab.call(count=20, concurrency=4, timeout_ms=2_000, new_connection=True)} == {200}
         assert {lab.version() for _ in range(10)} == {"v1"}, "the configuration stands"
         assert lab.status(client="outside", new_connection=True) == 0, "STRICT stands"
     lab.apply(_all_to("v2"))
