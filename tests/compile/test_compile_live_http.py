@@ -324,7 +324,7 @@ def test_faults_hold_for_their_match_only(mesh: Mesh) -> None:
     assert (answer.status, answer.headers["grpc-status"]) == (200, "8")
     begun = time.monotonic()
     assert mesh.get("/delay").status == 200
-    assert time.monotonic() - begun >= 0.29
+    assert time.monotonic() - begun >= 0.275
     assert {mesh.get("/half").status for _ in range(50)} == {200, 503}
     assert mesh.get("/other").status == 200
 
@@ -352,12 +352,13 @@ def test_timeouts_and_retries(mesh: Mesh) -> None:
     )
     begun = time.monotonic()
     assert mesh.get("/slow/3").status == 504
-    assert 0.49 <= time.monotonic() - begun < 2.5
+    assert 0.475 <= time.monotonic() - begun < 2.5
     assert (mesh.get("/status/500").status, mesh.count("/status/500")) == (500, 4)
     assert (mesh.get("/status/409").status, mesh.count("/status/409")) == (409, 2)
     assert (mesh.get("/status/502").status, mesh.count("/status/502")) == (502, 1)
     assert (mesh.get("/status/503").status, mesh.count("/status/503")) == (503, 1), "no answer is retried by default"
-    assert {mesh.get(f"/flaky/{V1}").status for _ in range(10)} == {200}, "a retry goes to another host"
+    failed = [mesh.get(f"/flaky/{V1}").status for _ in range(40)].count(503)
+    assert failed <= 5, f"a retry goes to another host (picked up to 5 times, so 1 in 64 may miss it): {failed} of 40"
 
 
 def test_http_route_timeouts(mesh: Mesh) -> None:
@@ -370,7 +371,7 @@ def test_http_route_timeouts(mesh: Mesh) -> None:
     )
     begun = time.monotonic()
     assert mesh.get("/slow/2").status == 504
-    assert 0.29 <= time.monotonic() - begun < 1.9, "the backend request timed out, not the request"
+    assert 0.275 <= time.monotonic() - begun < 1.9, "the backend request timed out, not the request"
 
 
 def test_ejection_and_return(mesh: Mesh) -> None:
