@@ -91,17 +91,24 @@ class Fleet:
         **how: Any,
     ) -> list[CallResult]:
         """Have the app in pod `client` call; `instruct` are the `x-echo-*` instructions for the server."""
-        pairs = list(headers or []) + [(f"x-echo-{name}", str(value)) for name, value in (instruct or {}).items()]
+        pairs = [*(headers or []), *_told(instruct or {})]
         url = self.url(to, path, port, protocol)
         return echo.call(self.world, self.pod(client), url, protocol=protocol, headers=pairs, **how).results
 
-    def background(self, client: str, to: str, path: str = "/", **how: Any) -> echo.Background:
+    def background(
+        self, client: str, to: str, path: str = "/", *, instruct: dict[str, Any] | None = None, **how: Any
+    ) -> echo.Background:
         """Begin a call and return at once."""
-        return echo.start(self.world, self.pod(client), self.url(to, path), **how)
+        return echo.start(self.world, self.pod(client), self.url(to, path), headers=_told(instruct or {}), **how)
 
     def attempts(self, token: str) -> dict[str, int]:
         """How many requests with `token` each version of the server received."""
         return {version: echo.attempts(self.world, pod, token) for version, pod in self.servers().items()}
+
+
+def _told(instruct: dict[str, Any]) -> list[tuple[str, str]]:
+    """Instructions to the server, as the headers that carry them."""
+    return [(f"x-echo-{name}", str(value)) for name, value in instruct.items()]
 
 
 def token() -> str:
