@@ -21,8 +21,7 @@ from manifests import Document, ManifestError
 from mesh.admin.api import AdminApi, MonitoringApi
 from mesh.admin.metrics import Metrics
 from mesh.admin.patches import Patches
-from mesh.compile import compile_view
-from mesh.config.snapshot import ConfigSnapshot
+from mesh.compile import Compiler
 from mesh.config.source import FileSource
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.svids import Svids
@@ -32,13 +31,11 @@ from mesh.inject.webhook import InjectSettings, inject
 from mesh.registry.cluster import ClusterSource
 from mesh.registry.service_entries import with_service_entries
 from mesh.registry.types import Registry
-from mesh.resource import ResourceSet
 from mesh.settings import STATS_PREFIX, MeshSettings
 from mesh.view import ViewKey, view_key
 from mesh.xds.hub import Answers, Hub
 from mesh.xds.scheduler import Debouncer
 from mesh.xds.server import Discovery, Server
-from mesh.xds.views import Compile
 
 log = logging.getLogger("mesh")
 
@@ -181,13 +178,7 @@ class ControlPlane:
             view_key(w.namespace, dict(w.labels), w.service_account) for w in registry.workloads.values() if w.meshed
         }
         self.svids.forget(lambda identity: (identity.namespace, identity.pod) in registry.workloads)
-        self.hub.publish(self._compiler(snapshot, registry))
-
-    def _compiler(self, snapshot: ConfigSnapshot, registry: Registry) -> Compile:
-        def compile_(view: ViewKey) -> ResourceSet:
-            return compile_view(snapshot, registry, view, self.settings)
-
-        return compile_
+        self.hub.publish(Compiler(snapshot, registry, self.settings))
 
     def refresh(self) -> None:
         """Take in what was written to the folders up to now, without waiting to be told of it."""

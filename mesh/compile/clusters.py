@@ -22,7 +22,7 @@ from mesh.compile import tls
 from mesh.compile.endpoints import PEER_KEY, TLS_MODE, load_assignment, of_subset, takes_mesh_tls
 from mesh.compile.wire import ads, milliseconds, packed, seconds, u32
 from mesh.config.types import istio_networking as istio
-from mesh.model.context import Context
+from mesh.model.context import NamespaceContext
 from mesh.model.destination_rules import Policy
 from mesh.model.hosts import cluster_name, sni, spiffe_id
 from mesh.registry.types import Port, Service
@@ -85,7 +85,7 @@ def _protocol_options(
     return packed(message)
 
 
-def identities(context: Context, service: Service, port: int) -> tuple[str, ...]:
+def identities(context: NamespaceContext, service: Service, port: int) -> tuple[str, ...]:
     """SPIFFE ids that may answer for the service."""
     domain = context.settings.trust_domain
     found = {
@@ -110,7 +110,7 @@ def http_kind(port: Port, policy: Policy) -> str | None:
     return "auto" if port.protocol == "auto" else None
 
 
-def _told_plaintext(context: Context, service: Service, port: Port) -> tuple[str, ...]:
+def _told_plaintext(context: NamespaceContext, service: Service, port: Port) -> tuple[str, ...]:
     """The PeerAuthentications by which an endpoint with a proxy takes no TLS: the same whatever pods come and go."""
     found: set[str] = set()
     for endpoint in context.registry.endpoints.get((service.hostname, port.number), ()):
@@ -121,7 +121,7 @@ def _told_plaintext(context: Context, service: Service, port: Port) -> tuple[str
     return tuple(sorted(found))
 
 
-def outbound_cluster(context: Context, service: Service, port: Port, subset: str, policy: Policy) -> Any:
+def outbound_cluster(context: NamespaceContext, service: Service, port: Port, subset: str, policy: Policy) -> Any:
     name = cluster_name("outbound", port.number, subset, service.hostname)
     message = Cluster(
         name=name,
@@ -152,13 +152,7 @@ def is_headless(service: Service) -> bool:
     return service.resolution == "endpoints" and not service.addresses
 
 
-def is_eds(service: Service, policy: Policy) -> bool:
-    """Whether the cluster's endpoints are a resource of their own."""
-    passthrough = policy.load_balancer is not None and policy.load_balancer.simple == "PASSTHROUGH"
-    return service.resolution in ("endpoints", "static") and not is_headless(service) and not passthrough
-
-
-def _discovery(context: Context, message: Any, service: Service, port: Port, subset: str) -> None:
+def _discovery(context: NamespaceContext, message: Any, service: Service, port: Port, subset: str) -> None:
     if service.resolution == "none" or is_headless(service):
         # A headless Service: the client chose the pod by resolving its name, and gets that pod.
         message.type = Cluster.ORIGINAL_DST
@@ -281,7 +275,7 @@ def _outliers(message: Any, settings: istio.OutlierDetection | None) -> None:
 
 
 def _transport(
-    context: Context,
+    context: NamespaceContext,
     message: Any,
     service: Service,
     port: Port,
@@ -315,7 +309,7 @@ def _alpn(kind: str | None) -> str:
 
 
 def _auto_mtls(
-    context: Context, message: Any, service: Service, port: Port, server_name: str, kind: str | None
+    context: NamespaceContext, message: Any, service: Service, port: Port, server_name: str, kind: str | None
 ) -> None:
     secure = tls.mesh_client(server_name, identities(context, service, port.number), _alpn(kind))
     if message.type == Cluster.ORIGINAL_DST:
@@ -337,7 +331,7 @@ def _bound_to_app() -> Any:
     return BindConfig(source_address=SocketAddress(address=INBOUND_BIND_ADDRESS, port_value=0))
 
 
-def _original_destination(name: str, context: Context, idle: float) -> Any:
+def _original_destination(name: str, context: NamespaceContext, idle: float) -> Any:
     message = Cluster(
         name=name,
         type=Cluster.ORIGINAL_DST,
@@ -355,13 +349,13 @@ def _original_destination(name: str, context: Context, idle: float) -> Any:
     return message
 
 
-def inbound_cluster(context: Context, port: int) -> Any:
+def inbound_cluster(context: NamespaceContext, port: int) -> Any:
     message = _original_destination(cluster_name("inbound", port, "", ""), context, APP_IDLE_SECONDS)
     message.upstream_bind_config.CopyFrom(_bound_to_app())
     return message
 
 
-def fixed_clusters(context: Context) -> tuple[Any, ...]:
+def fixed_clusters(context: NamespaceContext) -> tuple[Any, ...]:
     inbound = _original_destination(INBOUND_PASSTHROUGH, context, APP_IDLE_SECONDS)
     inbound.upstream_bind_config.CopyFrom(_bound_to_app())
     black_hole = Cluster(

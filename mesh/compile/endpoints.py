@@ -15,7 +15,7 @@ from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, Localit
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from mesh.compile.wire import address, u32
-from mesh.model.context import Context
+from mesh.model.context import NamespaceContext
 from mesh.model.matching import selects
 from mesh.registry.types import Endpoint, Service
 
@@ -24,18 +24,20 @@ MATCH_KEY = "envoy.transport_socket_match"
 PEER_KEY = "istio"
 
 
-def takes_mesh_tls(context: Context, endpoint: Endpoint) -> bool:
+def takes_mesh_tls(context: NamespaceContext, endpoint: Endpoint) -> bool:
     """A sidecar is there, and its PeerAuthentication does not forbid TLS on that port."""
     return endpoint.meshed and context.modes.of(endpoint.namespace, endpoint.labels).of(endpoint.port) != "DISABLE"
 
 
-def of_subset(context: Context, service: Service, port: int, labels: Mapping[str, str]) -> tuple[Endpoint, ...]:
+def of_subset(
+    context: NamespaceContext, service: Service, port: int, labels: Mapping[str, str]
+) -> tuple[Endpoint, ...]:
     """Endpoints of the service's port that carry the subset's labels."""
     found = context.registry.endpoints.get((service.hostname, port), ())
     return tuple(endpoint for endpoint in found if selects(labels, endpoint.labels))
 
 
-def _lb_endpoint(context: Context, service: Service, endpoint: Endpoint) -> Any:
+def _lb_endpoint(context: NamespaceContext, service: Service, endpoint: Endpoint) -> Any:
     message = LbEndpoint(
         endpoint=EnvoyEndpoint(address=address(endpoint.address, endpoint.port)),
         load_balancing_weight=u32(max(1, endpoint.weight)),
@@ -68,7 +70,7 @@ def canonical_revision(labels: Mapping[str, str]) -> str:
     return next((labels[key] for key in keys if labels.get(key)), "latest")
 
 
-def load_assignment(context: Context, name: str, service: Service, endpoints: Iterable[Endpoint]) -> Any:
+def load_assignment(context: NamespaceContext, name: str, service: Service, endpoints: Iterable[Endpoint]) -> Any:
     """An empty one is said explicitly: it is how a cluster is drained."""
     by_locality: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints:

@@ -116,7 +116,7 @@ class Outbound:
         )
 
     def _tcp_elsewhere(self) -> Any:
-        log = self._reporter.tcp_client()
+        log = self._reporter.tcp_client
         self._refers(CLUSTER, self._elsewhere)
         return chain("elsewhere", [filters.tcp_proxy(self._elsewhere, [(self._elsewhere, 1)], log)])
 
@@ -129,7 +129,7 @@ class Outbound:
             stat_prefix=f"outbound_{route}",
             route=route,
             filters=chain_filters,
-            access_log=self._reporter.http_client(),
+            access_log=self._reporter.http_client,
             inbound=False,
         )
 
@@ -189,7 +189,7 @@ class Outbound:
             filters.tcp_proxy(
                 prefix,
                 shares,
-                self._reporter.tcp_client(),
+                self._reporter.tcp_client,
                 idle=pool.idle_timeout if pool else None,
                 max_duration=pool.max_connection_duration if pool else None,
                 by_source=bool(hashing and hashing.use_source_ip),

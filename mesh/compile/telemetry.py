@@ -8,7 +8,8 @@ of the view.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter, ResponseFlagFilter
@@ -69,7 +70,9 @@ _HTTP_FIELDS = {
 _PEER = {"inbound": "%DOWNSTREAM_PEER_URI_SAN%", "outbound": "%UPSTREAM_PEER_URI_SAN%"}
 
 
-def _json_log(context: Context, direction: Direction, http: bool) -> Any:
+@cache
+def _json_log(path: str, direction: Direction, http: bool) -> Any:
+    """Shared by whoever asks for the same: to be copied, not changed."""
     fields = Struct()
     wanted = {**_COMMON_FIELDS, **(_HTTP_FIELDS if http else {}), "peer_principal": _PEER[direction]}
     for name, command in sorted(wanted.items()):
@@ -79,7 +82,7 @@ def _json_log(context: Context, direction: Direction, http: bool) -> Any:
         name="envoy.access_loggers.file",
         typed_config=packed(
             FileAccessLog(
-                path=context.settings.access_log_path,
+                path=path,
                 log_format=SubstitutionFormatString(json_format=fields),
             )
         ),
@@ -90,7 +93,8 @@ def refused_connections(context: Context) -> tuple[Any, ...]:
     """A listener's log of connections no filter chain took: plaintext to a STRICT port, for one."""
     if not context.settings.access_log_path:
         return ()
-    log = _json_log(context, "inbound", http=False)
+    log = AccessLog()
+    log.CopyFrom(_json_log(context.settings.access_log_path, "inbound", http=False))
     log.filter.CopyFrom(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NR"])))
     return (log,)
 
@@ -127,12 +131,14 @@ class Reporter:
         """`service` is its host, name and namespace, as constants or format commands."""
         return self._logs("inbound", self._server_tags(service, protocol, security), http=True)
 
+    @cached_property
     def http_client(self) -> tuple[Any, ...]:
         return self._logs("outbound", self._client_tags("http"), http=True)
 
     def tcp_server(self, service: tuple[str, str, str], security: Security) -> tuple[Any, ...]:
         return self._logs("inbound", self._server_tags(service, "tcp", security), http=False)
 
+    @cached_property
     def tcp_client(self) -> tuple[Any, ...]:
         return self._logs("outbound", self._client_tags("tcp"), http=False)
 
@@ -175,19 +181,21 @@ class Reporter:
     def _logs(self, direction: Direction, tags: dict[str, str], http: bool) -> tuple[Any, ...]:
         logs = []
         if self._context.settings.access_log_path:
-            logs.append(_json_log(self._context, direction, http))
+            logs.append(_json_log(self._context.settings.access_log_path, direction, http))
         if self._context.settings.telemetry:
             tags = {**tags, "response_flags": "%RESPONSE_FLAGS%"}
             if http:
                 tags["response_code"] = "%RESPONSE_CODE%"
                 tags["grpc_response_status"] = "%GRPC_STATUS_NUMBER%"
-                counters = [_counter("requests_total", tags, fixed=1)]
-                histograms = [_histogram("request_duration_milliseconds", tags, "%DURATION%")]
+            labels = [StatsLog.Tag(name=name, value_format=value) for name, value in sorted(tags.items())]
+            if http:
+                counters = [_counter("requests_total", labels, fixed=1)]
+                histograms = [_histogram("request_duration_milliseconds", labels, "%DURATION%")]
             else:
                 counters = [
-                    _counter("tcp_connections_closed_total", tags, fixed=1),
-                    _counter("tcp_received_bytes_total", tags, value="%BYTES_RECEIVED%"),
-                    _counter("tcp_sent_bytes_total", tags, value="%BYTES_SENT%"),
+                    _counter("tcp_connections_closed_total", labels, fixed=1),
+                    _counter("tcp_received_bytes_total", labels, value="%BYTES_RECEIVED%"),
+                    _counter("tcp_sent_bytes_total", labels, value="%BYTES_SENT%"),
                 ]
                 histograms = []
             logs.append(
@@ -199,20 +207,16 @@ class Reporter:
         return tuple(logs)
 
 
-def _tags(tags: dict[str, str]) -> Iterable[Any]:
-    return [StatsLog.Tag(name=name, value_format=value) for name, value in sorted(tags.items())]
-
-
-def _counter(name: str, tags: dict[str, str], *, fixed: int | None = None, value: str = "") -> Any:
-    message = StatsLog.Counter(stat=StatsLog.Stat(name=name, tags=_tags(tags)), value_format=value)
+def _counter(name: str, tags: Sequence[Any], *, fixed: int | None = None, value: str = "") -> Any:
+    message = StatsLog.Counter(stat=StatsLog.Stat(name=name, tags=tags), value_format=value)
     if fixed is not None:
         message.value_fixed.value = fixed
     return message
 
 
-def _histogram(name: str, tags: dict[str, str], value: str) -> Any:
+def _histogram(name: str, tags: Sequence[Any], value: str) -> Any:
     return StatsLog.Histogram(
-        stat=StatsLog.Stat(name=name, tags=_tags(tags)),
+        stat=StatsLog.Stat(name=name, tags=tags),
         unit=StatsLog.Histogram.Milliseconds,
         value_format=value,
     )

@@ -1,4 +1,4 @@
-"""What one compilation knows: the inputs, and what they mean for one view, worked out once."""
+"""What one compilation knows: the inputs, and what they mean for a namespace and for one view, worked out once."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def speaks_http(port: Port) -> bool:
     return port.protocol in HTTP_PROTOCOLS
 
 
-class Context:
-    def __init__(self, config: ConfigSnapshot, registry: Registry, view: ViewKey, settings: MeshSettings) -> None:
+class NamespaceContext:
+    """What is the same for every workload of a namespace: nothing here knows labels or accounts."""
+
+    def __init__(self, config: ConfigSnapshot, registry: Registry, namespace: str, settings: MeshSettings) -> None:
         self.config = config
         self.registry = registry
-        self.view = view
+        self.namespace = namespace
         self.settings = settings
-        self.labels = dict(view.labels)
-        self.scope = Scope(config, registry, view, settings)
         self.modes = PeerModeIndex(config, settings.root_namespace)
-        self._rules = DestinationRules(config, view.namespace, settings)
+        self._rules = DestinationRules(config, namespace, settings)
         self._rules_of: dict[str, Rules] = {}
 
     def rules(self, service: Service) -> Rules:
@@ -39,21 +39,6 @@ class Context:
         if found is None:
             found = self._rules_of[service.hostname] = self._rules.of(service.hostname, service.namespace)
         return found
-
-    def cluster(self, host: str, subset: str, port: int | None, listener_port: int) -> str | None:
-        """Name of the cluster a destination means, or None when there is no such service, port or subset.
-
-        A destination without a port means the service's only port, else the port the request was sent to.
-        """
-        service = self.scope.service(host)
-        if service is None:
-            return None
-        numbers = {item.number for item in service.ports}
-        if port is None:
-            port = next(iter(numbers)) if len(numbers) == 1 else listener_port
-        if port not in numbers or (subset and subset not in self.rules(service).subsets):
-            return None
-        return cluster_name("outbound", port, subset, host)
 
     @cached_property
     def _labelled(self) -> dict[tuple[str, str, str], list[Workload]]:
@@ -77,6 +62,38 @@ class Context:
     def reaches_proxies(self, service: Service) -> bool:
         """Whether anything behind the service has a proxy to talk to."""
         return not service.mesh_external and any(workload.meshed for workload in self.behind(service))
+
+
+class Context:
+    """What is known of one view."""
+
+    def __init__(self, namespace: NamespaceContext, view: ViewKey) -> None:
+        if view.namespace != namespace.namespace:
+            raise ValueError(f"view of namespace {view.namespace!r} in the context of {namespace.namespace!r}")
+        self.namespace = namespace
+        self.view = view
+        self.config, self.registry, self.settings = namespace.config, namespace.registry, namespace.settings
+        self.modes = namespace.modes
+        self.labels = dict(view.labels)
+        self.scope = Scope(self.config, self.registry, view, self.settings)
+
+    def rules(self, service: Service) -> Rules:
+        return self.namespace.rules(service)
+
+    def cluster(self, host: str, subset: str, port: int | None, listener_port: int) -> str | None:
+        """Name of the cluster a destination means, or None when there is no such service, port or subset.
+
+        A destination without a port means the service's only port, else the port the request was sent to.
+        """
+        service = self.scope.service(host)
+        if service is None:
+            return None
+        numbers = {item.number for item in service.ports}
+        if port is None:
+            port = next(iter(numbers)) if len(numbers) == 1 else listener_port
+        if port not in numbers or (subset and subset not in self.rules(service).subsets):
+            return None
+        return cluster_name("outbound", port, subset, host)
 
     @cached_property
     def own_services(self) -> tuple[Service, ...]:

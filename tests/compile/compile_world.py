@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from manifests import load_text
-from mesh.compile import compile_view
+from mesh.compile import Compiler
 from mesh.config.checks import check_object
 from mesh.config.checks.findings import Findings
 from mesh.config.decode import decode_config
@@ -110,7 +110,7 @@ class World:
         return self.compile_for(self.view(name), config, settings)
 
     def compile_for(self, view: ViewKey, config: str = "", settings: MeshSettings | None = None) -> ResourceSet:
-        return compile_view(snapshot(config), self.registry, view, settings or MeshSettings())
+        return Compiler(snapshot(config), self.registry, settings or MeshSettings())(view)
 
 
 def bookinfo() -> World:

@@ -389,13 +389,13 @@ spec:
   host: echo
   trafficPolicy:
     loadBalancer: {simple: ROUND_ROBIN}
-    outlierDetection: {consecutive5xxErrors: 3, interval: 200ms, baseEjectionTime: 1s, maxEjectionPercent: 100}
+    outlierDetection: {consecutive5xxErrors: 3, interval: 200ms, baseEjectionTime: 4s, maxEjectionPercent: 100}
 """
     )
     statuses = [mesh.get(f"/flaky/{V2}").status for _ in range(12)]
     assert statuses.count(503) == 3
     assert statuses[-6:] == [200] * 6
-    end = time.monotonic() + 10
+    end = time.monotonic() + 20
     while time.monotonic() < end:
         if {mesh.get("/back").seen["address"] for _ in range(4)} == {V1, V2}:
             break

@@ -15,7 +15,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 
-from mesh.compile import compile_endpoints, compile_view
+from mesh.compile import Compiler
 from mesh.compile.tls import NOBODY
 from mesh.registry.types import Port, Registry
 from mesh.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, ResourceSet
@@ -123,7 +123,7 @@ def test_removing_a_subset_leaves_no_dangling_route() -> None:
     world = rich_world()
     without = [item for item in config.all if item.ref != "DestinationRule/bookinfo/reviews"]
     view = world.view("client")
-    resources = compile_view(type(config)(without), world.registry, view, MeshSettings())
+    resources = Compiler(type(config)(without), world.registry, MeshSettings())(view)
     assert not [name for name in resources[CLUSTER] if "|v1|" in name]
     assert_closed(resources)
 
@@ -139,8 +139,8 @@ def test_equal_input_gives_equal_bytes_in_whatever_order_it_comes() -> None:
     )
     config = snapshot(RICH)
     view = world.view("reviews-v1")
-    one = compile_view(config, registry, view, MeshSettings())
-    two = compile_view(type(config)(reversed(config.all)), turned, view, MeshSettings())
+    one = Compiler(config, registry, MeshSettings())(view)
+    two = Compiler(type(config)(reversed(config.all)), turned, MeshSettings())(view)
     assert {kind: dict(items) for kind, items in one.items()} == {kind: dict(items) for kind, items in two.items()}
 
 
@@ -178,8 +178,8 @@ def test_a_policy_change_touches_routes_only() -> None:
     config = snapshot(RICH)
     kept = [item for item in config.all if item.kind not in ("AuthorizationPolicy", "RequestAuthentication")]
     view = world.view("reviews-v1")
-    without = compile_view(type(config)(kept), world.registry, view, MeshSettings())
-    with_ = compile_view(config, world.registry, view, MeshSettings())
+    without = Compiler(type(config)(kept), world.registry, MeshSettings())(view)
+    with_ = Compiler(config, world.registry, MeshSettings())(view)
     http = {name for kind, name in _changed(without, with_) if kind == ROUTE}
     assert {"inbound|9080||", "inbound|7777||"} <= http
     # TCP has no routes: its policies are network filters, and so the listener's.
@@ -195,11 +195,23 @@ def _changed(one: ResourceSet, two: ResourceSet) -> set[tuple[str, str]]:
     }
 
 
-def test_the_endpoint_path_is_the_whole_compilations_endpoints() -> None:
+def test_views_compiled_together_are_what_each_is_alone() -> None:
+    world, config = rich_world(), snapshot(RICH)
+    views = sorted({world.view(name, namespace) for namespace, name in world.registry.workloads})
+    together = Compiler(config, world.registry, MeshSettings())
+    assert len(views) > 1
+    for view in views:
+        assert together(view) == Compiler(config, world.registry, MeshSettings())(view)
+
+
+def test_views_of_a_namespace_share_clusters_and_endpoints() -> None:
     world = rich_world()
-    config, view = snapshot(RICH), world.view("client")
-    whole = compile_view(config, world.registry, view, MeshSettings())
-    assert compile_endpoints(config, world.registry, view, MeshSettings()) == whole[ENDPOINT]
+    together = Compiler(snapshot(RICH), world.registry, MeshSettings())
+    one, other = together(world.view("client")), together(world.view("reviews-v1"))
+    for kind, mine in ((CLUSTER, "outbound|"), (ENDPOINT, "")):
+        shared = [name for name in one[kind] if name.startswith(mine)]
+        assert shared
+        assert all(one[kind][name] is other[kind][name] for name in shared)
 
 
 # === identity ===
@@ -329,7 +341,7 @@ spec:
 """
 
     def redirected(view: Any) -> bool:
-        resources = compile_view(snapshot(route), world.registry, view, MeshSettings())
+        resources = Compiler(snapshot(route), world.registry, MeshSettings())(view)
         routes = message(resources[ROUTE]["9080"], RouteConfiguration)
         found = next(item for item in routes.virtual_hosts if item.name.startswith("reviews"))
         return bool(found.routes[0].redirect.host_redirect)
