@@ -7,9 +7,11 @@ asks for it is dropped (it could only allow too much), a DENY rule loses the con
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
+import msgspec
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
@@ -63,27 +65,32 @@ def _rules(action: Action, policies: Sequence[Config[AuthorizationPolicy]], trus
     return rules
 
 
-# === combinators: the same for permissions and principals ===
+class _Terms(msgspec.Struct, frozen=True):
+    """How the terms of a policy combine: permissions and principals are two messages of one shape."""
+
+    message: Any
+    members: str
+    either: str
+    every: str
+    negation: str
+
+    def _set(self, field: str, items: Sequence[Any]) -> Any:
+        return self.message(**{field: self.message.Set(**{self.members: items})})
+
+    def any(self, items: Sequence[Any]) -> Any:
+        return items[0] if len(items) == 1 else self._set(self.either, items)
+
+    def all(self, items: Sequence[Any]) -> Any:
+        if not items:
+            return self.message(any=True)
+        return items[0] if len(items) == 1 else self._set(self.every, items)
+
+    def none(self, items: Sequence[Any]) -> Any:
+        return self.message(**{self.negation: self.any(items)})
 
 
-def _any_permission(items: Sequence[Any]) -> Any:
-    return items[0] if len(items) == 1 else Permission(or_rules=Permission.Set(rules=items))
-
-
-def _all_permissions(items: Sequence[Any]) -> Any:
-    if not items:
-        return Permission(any=True)
-    return items[0] if len(items) == 1 else Permission(and_rules=Permission.Set(rules=items))
-
-
-def _any_principal(items: Sequence[Any]) -> Any:
-    return items[0] if len(items) == 1 else Principal(or_ids=Principal.Set(ids=items))
-
-
-def _all_principals(items: Sequence[Any]) -> Any:
-    if not items:
-        return Principal(any=True)
-    return items[0] if len(items) == 1 else Principal(and_ids=Principal.Set(ids=items))
+_PERMISSIONS = _Terms(Permission, "rules", "or_rules", "and_rules", "not_rule")
+_PRINCIPALS = _Terms(Principal, "ids", "or_ids", "and_ids", "not_id")
 
 
 # === one rule ===
@@ -104,8 +111,8 @@ class _Rule:
         sources = [self._source(entry.source) for entry in rule.from_] or [[]]
         operations = [self._operation(entry.operation) for entry in rule.to] or [[]]
         return Policy(
-            principals=[_all_principals([*source, *when_principals]) for source in sources],
-            permissions=[_all_permissions([*operation, *when_permissions]) for operation in operations],
+            principals=[_PRINCIPALS.all([*source, *when_principals]) for source in sources],
+            permissions=[_PERMISSIONS.all([*operation, *when_permissions]) for operation in operations],
         )
 
     def _http_only(self) -> bool:
@@ -116,55 +123,42 @@ class _Rule:
             raise _NotOnTcp
         return True
 
-    def _principals(
+    def _add(
         self,
+        terms: _Terms,
         out: list[Any],
-        values: Iterable[str],
-        not_values: Iterable[str],
+        values: Sequence[str],
+        not_values: Sequence[str],
         build: Callable[[str], Any],
         http: bool = False,
     ) -> None:
-        values, not_values = tuple(values), tuple(not_values)
+        """Any of `values`, and none of `not_values`; neither is no condition."""
         if not (values or not_values) or (http and self._http_only()):
             return
         if values:
-            out.append(_any_principal([build(value) for value in values]))
+            out.append(terms.any([build(value) for value in values]))
         if not_values:
-            out.append(Principal(not_id=_any_principal([build(value) for value in not_values])))
-
-    def _permissions(
-        self,
-        out: list[Any],
-        values: Iterable[str],
-        not_values: Iterable[str],
-        build: Callable[[str], Any],
-        http: bool = False,
-    ) -> None:
-        values, not_values = tuple(values), tuple(not_values)
-        if not (values or not_values) or (http and self._http_only()):
-            return
-        if values:
-            out.append(_any_permission([build(value) for value in values]))
-        if not_values:
-            out.append(Permission(not_rule=_any_permission([build(value) for value in not_values])))
+            out.append(terms.none([build(value) for value in not_values]))
 
     def _source(self, source: istio.Source) -> list[Any]:
         out: list[Any] = []
-        self._principals(out, source.principals, source.not_principals, _principal)
-        self._principals(out, source.request_principals, source.not_request_principals, request_principal, http=True)
-        self._principals(out, source.namespaces, source.not_namespaces, self._in_namespace)
-        self._principals(out, source.service_accounts, source.not_service_accounts, self._service_account)
-        self._principals(out, source.trust_domains, source.not_trust_domains, _in_trust_domain)
-        self._principals(out, source.ip_blocks, source.not_ip_blocks, _direct_ip)
-        self._principals(out, source.remote_ip_blocks, source.not_remote_ip_blocks, _remote_ip)
+        add = partial(self._add, _PRINCIPALS, out)
+        add(source.principals, source.not_principals, _principal)
+        add(source.request_principals, source.not_request_principals, request_principal, http=True)
+        add(source.namespaces, source.not_namespaces, self._in_namespace)
+        add(source.service_accounts, source.not_service_accounts, self._service_account)
+        add(source.trust_domains, source.not_trust_domains, _in_trust_domain)
+        add(source.ip_blocks, source.not_ip_blocks, _direct_ip)
+        add(source.remote_ip_blocks, source.not_remote_ip_blocks, _remote_ip)
         return out
 
     def _operation(self, operation: istio.Operation) -> list[Any]:
         out: list[Any] = []
-        self._permissions(out, operation.hosts, operation.not_hosts, _host, http=True)
-        self._permissions(out, operation.ports, operation.not_ports, _port)
-        self._permissions(out, operation.methods, operation.not_methods, _method, http=True)
-        self._permissions(out, operation.paths, operation.not_paths, _path, http=True)
+        add = partial(self._add, _PERMISSIONS, out)
+        add(operation.hosts, operation.not_hosts, _host, http=True)
+        add(operation.ports, operation.not_ports, _port)
+        add(operation.methods, operation.not_methods, _method, http=True)
+        add(operation.paths, operation.not_paths, _path, http=True)
         return out
 
     def _when(self, condition: istio.Condition, principals: list[Any], permissions: list[Any]) -> None:
@@ -172,7 +166,7 @@ class _Rule:
         both = (condition.values, condition.not_values)
         if key in ("destination.ip", "destination.port", "connection.sni"):
             build = {"destination.ip": _destination_ip, "destination.port": _port, "connection.sni": _sni}[key]
-            self._permissions(permissions, *both, build)
+            self._add(_PERMISSIONS, permissions, *both, build)
             return
         layer4 = {
             "source.ip": _direct_ip,
@@ -183,22 +177,22 @@ class _Rule:
             "source.trustDomain": _in_trust_domain,
         }
         if key in layer4:
-            self._principals(principals, *both, layer4[key])
+            self._add(_PRINCIPALS, principals, *both, layer4[key])
         elif key == "request.auth.principal":
-            self._principals(principals, *both, request_principal, http=True)
+            self._add(_PRINCIPALS, principals, *both, request_principal, http=True)
         elif key == "request.auth.audiences":
-            self._principals(principals, *both, lambda value: _claim(["aud"], value), http=True)
+            self._add(_PRINCIPALS, principals, *both, lambda value: _claim(["aud"], value), http=True)
         elif key == "request.auth.presenter":
-            self._principals(principals, *both, lambda value: _claim(["azp"], value), http=True)
+            self._add(_PRINCIPALS, principals, *both, lambda value: _claim(["azp"], value), http=True)
         elif key.startswith("request.auth.claims["):
             path = re.findall(r"\[([^\]]+)\]", key)
-            self._principals(principals, *both, lambda value: _claim(path, value), http=True)
+            self._add(_PRINCIPALS, principals, *both, lambda value: _claim(path, value), http=True)
         elif key.startswith("request.headers["):
             name = key.removeprefix("request.headers[").removesuffix("]")
-            self._principals(principals, *both, lambda value: Principal(header=_header(name, value)), http=True)
+            self._add(_PRINCIPALS, principals, *both, lambda value: Principal(header=_header(name, value)), http=True)
         else:
             # An unknown key is refused with the policy; should one get here, it must not allow anything.
-            never = Principal(not_id=Principal(any=True))
+            never = _PRINCIPALS.none([Principal(any=True)])
             principals.append(never if self._action == "ALLOW" else Principal(any=True))
 
     def _in_namespace(self, value: str) -> Any:
@@ -267,13 +261,13 @@ def _metadata(path: Sequence[str], value: Any) -> Any:
 def _claim(path: Sequence[str], value: str) -> Any:
     """A claim is a string or a list of them."""
     matcher = ValueMatcher(string_match=string_matcher(wildcard(value)))
-    return _any_principal(
+    return _PRINCIPALS.any(
         [_metadata(path, matcher), _metadata(path, ValueMatcher(list_match=ListMatcher(one_of=matcher)))]
     )
 
 
 def _issuer_and_subject(issuer: StringMatch, subject: StringMatch) -> Any:
-    return _all_principals(
+    return _PRINCIPALS.all(
         [
             _metadata(["iss"], ValueMatcher(string_match=string_matcher(issuer))),
             _metadata(["sub"], ValueMatcher(string_match=string_matcher(subject))),
@@ -306,8 +300,8 @@ def request_principal(value: str) -> Any:
     else:
         pairs = [(_SOMETHING, _SOMETHING)]
     if not pairs:  # exact, and no slash: no token has such a principal
-        return Principal(not_id=Principal(any=True))
-    return _any_principal([_issuer_and_subject(issuer, subject) for issuer, subject in pairs])
+        return _PRINCIPALS.none([Principal(any=True)])
+    return _PRINCIPALS.any([_issuer_and_subject(issuer, subject) for issuer, subject in pairs])
 
 
 def _header(name: str, value: str) -> Any:
