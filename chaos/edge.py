@@ -27,9 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from chaos.inside import in_namespace
 from chaos.redirect import Redirects, Rule, balanced
-from chaos.sockets import Connection, Drained, Endpoint, MakeSocket, SocketTable, drain
+from chaos.sockets import Drained, Endpoint, MakeSocket, SocketTable, drain, opened_from, towards
 from chaos.targets import EdgeSpec, Hop, Resolved, resolve
 from chaos.toxiproxy import Client, ProxyState, Toxic, ToxiproxyError, ToxiproxyGone
 from harness.substrate.api import NODE, PodInfo, SubstrateError, World
@@ -199,7 +198,7 @@ class EdgeFaults:
         pods = {pod.ip: pod for pod in self._world.pods()}
         return _drain_all(
             [
-                *_towards(pods, [rule for rule in added if rule.label]),
+                *_towards(self._world, pods, [rule for rule in added if rule.label]),
                 *_through(self._world, pods, through),
             ],
             deadline,
@@ -342,21 +341,19 @@ def _rules(edge: EdgeSpec, resolved: Resolved, to: dict[Endpoint, Endpoint]) -> 
 _Drain = Callable[[float], Drained]
 
 
-def _inside(pod: PodInfo) -> MakeSocket:
-    return lambda family, type_, proto: in_namespace(pod.netns, lambda: sockets.socket(family, type_, proto))
+def _inside(world: World, source: PodInfo | str) -> MakeSocket:
+    return lambda family, type_, proto: world.socket(source, family, type_, proto)
 
 
-def _towards(pods: dict[str, PodInfo], rules: Iterable[Rule]) -> list[_Drain]:
+def _towards(world: World, pods: dict[str, PodInfo], rules: Iterable[Rule]) -> list[_Drain]:
     """Connections that were opened before a redirect existed, per source pod."""
     targets: dict[str, set[Endpoint]] = {}
     for rule in rules:
         targets.setdefault(rule.source, set()).add(rule.destination)
 
     def one(pod: PodInfo, ends: frozenset[Endpoint]) -> _Drain:
-        def wanted(connection: Connection) -> bool:
-            return connection.remote in ends and (not pod.meshed or connection.uid == PROXY_UID)
-
-        return lambda deadline: drain(_inside(pod), wanted, deadline=deadline)
+        wanted = towards(ends, uid=PROXY_UID if pod.meshed else None)
+        return lambda deadline: drain(_inside(world, pod), wanted, deadline=deadline)
 
     return [one(pods[ip], frozenset(ends)) for ip, ends in targets.items() if ip in pods]
 
@@ -367,14 +364,14 @@ def _through(world: World, pods: dict[str, PodInfo], proxies: Iterable[Endpoint]
     ends = frozenset(proxies)
     if not ends:
         return []
-    with SocketTable(lambda family, type_, proto: world.socket(NODE, family, type_, proto)) as table:
+    with SocketTable(_inside(world, NODE)) as table:
         peers = [connection.remote for connection in table.connections() if connection.local in ends]
     own: dict[str, set[Endpoint]] = {}
     for peer in peers:
         own.setdefault(peer[0], set()).add(peer)
 
     def one(pod: PodInfo, mine: frozenset[Endpoint]) -> _Drain:
-        return lambda deadline: drain(_inside(pod), lambda connection: connection.local in mine, deadline=deadline)
+        return lambda deadline: drain(_inside(world, pod), opened_from(mine), deadline=deadline)
 
     return [one(pods[ip], frozenset(mine)) for ip, mine in own.items() if ip in pods]
 
@@ -385,6 +382,6 @@ def _drain_all(drains: list[_Drain], deadline: float) -> Drained:
     if drains:
         with ThreadPoolExecutor(max_workers=min(16, len(drains)), thread_name_prefix="drain") as pool:
             for future in [pool.submit(one, deadline) for one in drains]:
-                with contextlib.suppress(FileNotFoundError):  # the pod went, and its connections with it
+                with contextlib.suppress(SubstrateError):  # the pod went, and its connections with it
                     total = total + future.result()
     return total

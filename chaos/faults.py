@@ -12,15 +12,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from chaos.bite import Finding, Reading, judge, needs_close, patience, read_edge
 from chaos.edge import PROXY_UID
-from chaos.inside import stream_socket
 from chaos.session import READY_SECONDS, Fault, NotInjected, Session
 from chaos.targets import EdgeSpec, Hop, Workload, pods_of
 from chaos.toxiproxy import Toxic, ToxiproxyGone
 from chaos.undo import AwaitReady, Handle, RestoreEdges, Resume, Scale, Undo
-from harness.substrate.api import ContainerInfo, PodInfo, SubstrateError
+from harness.substrate.api import ContainerInfo, PodInfo, SubstrateError, World
 
 MAX_TRIES = 40
 """Connections tried per hop until one with a partial toxic is slowed; at toxicity 0.1 one is missed in 70 runs."""
@@ -97,7 +97,7 @@ class EdgeFault:
             # Raises with what there is instead.
             pods_of(session.world, self.edge.source)
             pods_of(session.world, self.edge.destination)
-        self._before = self._read(hops, usual=True)
+        self._before = self._read(session.world, hops, usual=True)
         mute = [f"{hop}: {reading}" for hop, reading in self._before.items() if not _speaks(reading, self.kind)]
         if mute:
             raise NotInjected(f"{self.title}: the edge does not answer even before the fault: {'; '.join(mute)}")
@@ -119,7 +119,7 @@ class EdgeFault:
             return Finding(ok=False, detail="no proxy stands on the edge")
         hops = session.edges.hops(self.edge)
         found: list[str] = []
-        for hop, during in self._read(hops, usual=False).items():
+        for hop, during in self._read(session.world, hops, usual=False).items():
             before = self._before.get(hop)
             if before is None:
                 continue  # a pod born since: its neighbours were measured
@@ -140,7 +140,7 @@ class EdgeFault:
         if states and not any(isinstance(f, EdgeFault) and f.edge == self.edge for f in session.faults):
             return Finding(ok=False, detail=f"proxies are left: {', '.join(state.name for state in states)}")
         found: list[str] = []
-        for hop, after in self._read(session.edges.hops(self.edge), usual=True).items():
+        for hop, after in self._read(session.world, session.edges.hops(self.edge), usual=True).items():
             before = self._before.get(hop)
             if before is None:
                 continue
@@ -154,26 +154,26 @@ class EdgeFault:
     def _attributes(self) -> dict[str, int]:
         return self.toxic.attributes if self.toxic is not None else {}
 
-    def _read(self, hops: tuple[Hop, ...], *, usual: bool) -> dict[str, Reading]:
+    def _read(self, world: World, hops: tuple[Hop, ...], *, usual: bool) -> dict[str, Reading]:
         """Hop to a reading. `usual`: the best of three, for what the edge is like when it is well; otherwise, with a
         partial toxic, the first that shows it."""
         chosen = hops[:HOPS_READ]
         if not chosen:
             return {}
         with ThreadPoolExecutor(max_workers=len(chosen), thread_name_prefix="read-edge") as pool:
-            readings = list(pool.map(self._usual if usual else self._hit, chosen))
+            readings = list(pool.map(partial(self._usual if usual else self._hit, world), chosen))
         return {str(hop): reading for hop, reading in zip(chosen, readings, strict=True)}
 
-    def _usual(self, hop: Hop) -> Reading:
-        readings = [self._once(hop, patience(self.kind, self._attributes, None)) for _ in range(3)]
+    def _usual(self, world: World, hop: Hop) -> Reading:
+        readings = [self._once(world, hop, patience(self.kind, self._attributes, None)) for _ in range(3)]
         return min(readings, key=lambda reading: (not _speaks(reading, self.kind), reading.total))
 
-    def _hit(self, hop: Hop) -> Reading:
+    def _hit(self, world: World, hop: Hop) -> Reading:
         before = self._before.get(str(hop))
 
         def once() -> Reading:
             self.probes += 1
-            return self._once(hop, patience(self.kind, self._attributes, before))
+            return self._once(world, hop, patience(self.kind, self._attributes, before))
 
         toxicity = 1.0 if self.toxic is None else self.toxic.toxicity
         tries = 2 if toxicity >= 1 else min(MAX_TRIES, math.ceil(math.log(0.001) / math.log(1 - max(toxicity, 0.01))))
@@ -182,9 +182,9 @@ class EdgeFault:
             reading = once()
         return reading
 
-    def _once(self, hop: Hop, timeout: float) -> Reading:
+    def _once(self, world: World, hop: Hop, timeout: float) -> Reading:
         return read_edge(
-            lambda: stream_socket(hop.source.netns, uid=PROXY_UID if hop.source.meshed else None),
+            lambda: world.socket(hop.source, uid=PROXY_UID if hop.source.meshed else None),
             hop.endpoint,
             tls=hop.destination.meshed,
             timeout=timeout,

@@ -216,18 +216,13 @@ def drain(make: MakeSocket, wanted: Callable[[Connection], bool], *, deadline: f
     return Drained(idle=idle, forced=forced, seconds=time.monotonic() - started)
 
 
-def towards(targets: Iterable[Endpoint]) -> Callable[[Connection], bool]:
-    """Connections whose other end is one of `targets`."""
+def towards(targets: Iterable[Endpoint], *, uid: int | None = None) -> Callable[[Connection], bool]:
+    """Connections whose other end is one of `targets`; with `uid`, only those that it owns."""
     ends = frozenset(targets)
-    return lambda connection: connection.remote in ends
+    return lambda connection: connection.remote in ends and uid in (None, connection.uid)
 
 
 def opened_from(ends: Iterable[Endpoint]) -> Callable[[Connection], bool]:
     """Connections whose own end is one of `ends`."""
     own = frozenset(ends)
     return lambda connection: connection.local in own
-
-
-def here(family: int, type_: int, proto: int) -> sockets.socket:
-    """Sockets of this process's own namespace."""
-    return sockets.socket(family, type_, proto)

@@ -144,9 +144,14 @@ class World(Protocol):
         family: int = sockets.AF_INET,
         type: int = sockets.SOCK_STREAM,
         proto: int = 0,
+        *,
+        uid: int | None = None,
     ) -> sockets.socket:
         """A socket of this process that lives in the network namespace of the node or of a pod (a socket belongs
-        to the namespace it was made in, whatever its process does later)."""
+        to the namespace it was made in, whatever its process does later).
+
+        `uid` owns it, in place of this process's: a sidecar's interception lets packets of its proxy's uid pass and
+        sends all others through the proxy. Raises `SubstrateError` when the pod is gone."""
 
     def connect(
         self, address: tuple[str, int], *, source: PodInfo | str = NODE, timeout: float = 5.0

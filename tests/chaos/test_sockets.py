@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos.sockets import Connection, SocketTable, drain, here, opened_from, towards
+from chaos.sockets import Connection, SocketTable, drain, opened_from, towards
 
 pytestmark = [
     pytest.mark.privileged,
@@ -42,7 +42,7 @@ def exchange(client: socket.socket, server: socket.socket) -> None:
 def test_an_idle_connection_ends_at_once_and_both_ends_know(listener: socket.socket) -> None:
     client, server = pair(listener)
     exchange(client, server)
-    drained = drain(here, towards([listener.getsockname()]), deadline=5.0)
+    drained = drain(socket.socket, towards([listener.getsockname()]), deadline=5.0)
     assert (drained.idle, drained.forced) == (1, 0)
     assert drained.seconds < 4
     with pytest.raises(ConnectionAbortedError):
@@ -64,7 +64,7 @@ def test_a_request_under_way_is_waited_for(listener: socket.socket) -> None:
 
     thread = threading.Thread(target=answer)
     thread.start()
-    drained = drain(here, towards([listener.getsockname()]), deadline=10.0)
+    drained = drain(socket.socket, towards([listener.getsockname()]), deadline=10.0)
     thread.join()
     assert answered == [b"answer"]
     assert (drained.idle, drained.forced) == (1, 0)
@@ -75,7 +75,7 @@ def test_a_request_that_never_ends_is_cut_at_the_deadline(listener: socket.socke
     client, server = pair(listener)
     client.sendall(b"question")
     assert server.recv(100) == b"question"
-    drained = drain(here, towards([listener.getsockname()]), deadline=0.3)
+    drained = drain(socket.socket, towards([listener.getsockname()]), deadline=0.3)
     assert (drained.idle, drained.forced) == (0, 1)
     assert drained.seconds >= 0.3
     with pytest.raises(ConnectionAbortedError):
@@ -87,7 +87,7 @@ def test_other_connections_are_left_alone(listener: socket.socket) -> None:
     other, other_server = pair(listener)
     exchange(one, one_server)
     exchange(other, other_server)
-    drained = drain(here, opened_from([one.getsockname()]), deadline=5.0)
+    drained = drain(socket.socket, opened_from([one.getsockname()]), deadline=5.0)
     assert drained.idle == 1
     exchange(other, other_server)
     with pytest.raises(ConnectionAbortedError):
@@ -99,7 +99,7 @@ def test_connections_of_an_ipv6_socket_are_found_by_their_ipv4_address(listener:
     with socket.socket(socket.AF_INET6) as client:
         client.connect((f"::ffff:{listener.getsockname()[0]}", port))
         listener.accept()
-        with SocketTable(here) as table:
+        with SocketTable(socket.socket) as table:
             found = [c for c in table.connections() if c.remote == ("127.0.0.1", port)]
             assert len(found) == 1
             assert table.destroy(found[0])

@@ -220,6 +220,8 @@ class LocalWorld:
         family: int = sockets.AF_INET,
         type: int = sockets.SOCK_STREAM,
         proto: int = 0,
+        *,
+        uid: int | None = None,
     ) -> sockets.socket:
         path = self.netns(source)
 
@@ -229,6 +231,8 @@ class LocalWorld:
                 syscalls.setns(fd, syscalls.CLONE_NEWNET)
             finally:
                 os.close(fd)
+            if uid is not None:
+                syscalls.setfsuid(uid)
             return sockets.socket(family, type, proto)
 
         try:
@@ -339,7 +343,7 @@ def _start(paths: WorldPaths, attached: bool) -> subprocess.Popen[bytes]:
 
 
 def _in_thread(work: Callable[[], T]) -> T:
-    """`work` on a thread of its own, which may enter namespaces: they are left when it ends."""
+    """`work` on a thread of its own, which may enter namespaces and change its uid: nothing has to be put back."""
     result: list[T] = []
     error: list[BaseException] = []
 
