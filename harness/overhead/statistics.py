@@ -92,13 +92,6 @@ def geometric_mean_ratio(
     return Estimate(math.exp(logs.value), math.exp(logs.low), _exp(logs.high), confidence)
 
 
-def hodges_lehmann_ratio(numerator: Floats, denominator: Floats) -> float:
-    """The median of all pairwise means of log ratios: a cross-check that a single wild window cannot move."""
-    logs = np.log(numerator / denominator)
-    first, second = np.triu_indices(len(logs))
-    return math.exp(float(np.median((logs[first] + logs[second]) / 2)))
-
-
 class Pool:
     """All samples of one arm, ready to give a quantile of any weighting of windows: for quantiles too far out for a
     single window, such as P99.9."""

@@ -74,9 +74,6 @@ class ConfigSnapshot:
             by_kind[config.kind].append(config)
         self._by_kind = {kind: tuple(sorted(items, key=lambda config: config.age)) for kind, items in by_kind.items()}
 
-    def of_kind(self, kind: str) -> tuple[Config[Any], ...]:
-        return self._by_kind[kind]
-
     @property
     def all(self) -> tuple[Config[Any], ...]:
         """Every object: by kind, then oldest first."""
