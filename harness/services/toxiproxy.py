@@ -34,7 +34,6 @@ NAMES = ("toxiproxy-server", "server")
 
 MARK_VARIABLE = "MESHPROOF_MARK"
 IMAGE_VARIABLE = "MESHPROOF_TOXIPROXY_IMAGE"
-API_PORT = 8474
 MAX_LOG_BYTES = 1 << 20
 START_DEADLINE = 10.0
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -219,7 +218,8 @@ def _marked(process: psutil.Process, mark: str) -> bool:
 
 
 class ToxiproxyContainer:
-    """The server as a container, by testcontainers; its API port published on this machine."""
+    """The server as a container, by testcontainers, on this machine's network: the listeners of its proxies, made while
+    it runs, are reachable, and its API on the loopback address alone. `image` has the server as its entry point."""
 
     name = "toxiproxy"
 
@@ -245,26 +245,37 @@ class ToxiproxyContainer:
             raise CompanionMissing(
                 "testcontainers is not installed; run: pip install 'meshproof[containers]'"
             ) from None
+        self._address = host, port = "127.0.0.1", free_port(Here())
         try:
-            container = containers.DockerContainer(self._image).with_exposed_ports(API_PORT)
-            container.start()
+            self._container = containers.DockerContainer(self._image)
+            self._container.with_command(["-host", host, "-port", str(port)]).with_kwargs(network_mode="host").start()
+            self._until_it_answers()
+        except CompanionMissing:
+            self.close()
+            raise
         except Exception as exc:  # the engine's client raises its own trees, requests' and urllib3's alike
+            self.close()
             raise CompanionMissing(
                 f"Toxiproxy's container {self._image} did not start; is a container engine running "
                 f"(DOCKER_HOST={os.environ.get('DOCKER_HOST', 'not set')})? {type(exc).__name__}: {str(exc)[:300]}"
             ) from exc
-        self._container = container
-        try:
-            self._address = (container.get_container_host_ip(), int(container.get_exposed_port(API_PORT)))
-            deadline = time.monotonic() + START_DEADLINE
-            while not _answers(Here(), self._address):
-                if time.monotonic() > deadline:
-                    raise CompanionMissing(f"{self._image} did not answer on {self._address}")
-                time.sleep(0.05)
         except BaseException:
             self.close()
             raise
         return self
+
+    def _until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_DEADLINE
+        while not _answers(Here(), self._address):
+            self._container.reload()
+            ended = self._container.status == "exited"
+            if ended or time.monotonic() > deadline:
+                said = b"".join(self._container.get_logs()).decode(errors="replace")[-400:].strip()
+                raise CompanionMissing(
+                    f"Toxiproxy's container {self._image} {'ended' if ended else 'does not answer'}: "
+                    + (said or "it said nothing")
+                )
+            time.sleep(0.05)
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
