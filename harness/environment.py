@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +66,7 @@ def check_local() -> list[Requirement]:
     """Everything the local substrate and its companions need, found or not, in the order in which to fix it."""
     found = [python_requirement(), root_requirement(), capability_requirement()]
     found += [program_requirement(name) for name in ("iptables", "iptables-restore", "iptables-save")]
-    found += _trial_requirements(found)
+    found += kernel_requirements(found[1:3])
     found += [cgroup_requirement(), readable_requirement(), envoy_requirement(), toxiproxy_requirement()]
     return found
 
@@ -117,14 +118,14 @@ def program_requirement(name: str, package: str = "iptables") -> Requirement:
     )
 
 
-def _trial_requirements(before: list[Requirement]) -> list[Requirement]:
-    """What the kernel allows, by doing it in scratch namespaces."""
+def kernel_requirements(before: Sequence[Requirement] = ()) -> list[Requirement]:
+    """What the kernel allows, by doing it in scratch namespaces; not tried when something of `before` is missing."""
     from harness.substrate.local.trial import STEPS
 
     module = "harness.substrate.local.trial"
     problem = ""
     outcome: dict[str, str] = {}
-    blocked = [requirement.name for requirement in before[1:3] if not requirement.found]
+    blocked = [requirement.name for requirement in before if not requirement.found]
     if blocked:
         problem = f"not tried, because {' and '.join(blocked)} is missing"
     else:
@@ -138,13 +139,13 @@ def _trial_requirements(before: list[Requirement]) -> list[Requirement]:
     return [
         Requirement(
             name=name,
-            found=outcome.get(name) == "",
+            found=not trouble,
             looked_for=f"{name}, tried in scratch namespaces (python -m {module})",
-            where="the running kernel" + (f": {trouble}" if (trouble := outcome.get(name, problem)) else ""),
+            where="the running kernel" + (f": {trouble}" if trouble else ""),
             fix="use a kernel with namespaces, veth, overlayfs, nf_tables (or ip_tables) and conntrack; "
-            "in a container, start it with --privileged",
+            "in a container, start it with --privileged; in a chroot, use a container instead",
         )
-        for name in STEPS
+        for name, trouble in (dict.fromkeys(STEPS, problem or "not tried after that") | outcome).items()
     ]
 
 

@@ -22,6 +22,7 @@ import msgspec
 from harness.environment import (
     EnvironmentMissing,
     capability_requirement,
+    kernel_requirements,
     program_requirement,
     root_requirement,
 )
@@ -71,8 +72,11 @@ class LocalWorld:
         paths.make()
         try:
             process = _start(paths, attached)
-        except BaseException:
+        except BaseException as exc:
             shutil.rmtree(paths.state, ignore_errors=True)
+            missing = [r for r in kernel_requirements() if not r.found] if isinstance(exc, SubstrateError) else []
+            if missing:
+                raise EnvironmentMissing(missing[0]) from exc
             raise
         return cls(paths, process)
 

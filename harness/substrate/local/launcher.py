@@ -21,8 +21,11 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from harness.substrate.api import SubstrateError
 from harness.substrate.local import rootfs
 from harness.substrate.local import syscalls as sys_calls
+
+PREPARED: Final = b"prepared"
 
 MAX_REQUEST: Final = 1 << 20
 """Bytes of one launch request; environment and arguments dominate it (the kernel itself stops at 2 MiB)."""
@@ -85,7 +88,9 @@ Report = Started | Ended
 
 def start(node_hosts: Path, resolver_files: dict[str, str]) -> tuple[socket.socket, int]:
     """Fork process 1. Returns the supervisor's end of the conversation and the child's pid. `resolver_files` are
-    bind-mounted in the launcher's own view, which programs of the harness share: target to source."""
+    bind-mounted in the launcher's own view, which programs of the harness share: target to source.
+
+    Raises `SubstrateError` when process 1 cannot make itself at home."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_REQUEST)
@@ -97,7 +102,12 @@ def start(node_hosts: Path, resolver_files: dict[str, str]) -> tuple[socket.sock
         try:
             ours.close()
             os.close(home)
-            _prepare({"/etc/hosts": str(node_hosts), **resolver_files})
+            try:
+                _prepare({"/etc/hosts": str(node_hosts), **resolver_files})
+            except OSError as exc:
+                theirs.send(str(exc).encode())
+                raise
+            theirs.send(PREPARED)
             _serve(theirs)
             status = 0
         finally:
@@ -106,6 +116,9 @@ def start(node_hosts: Path, resolver_files: dict[str, str]) -> tuple[socket.sock
     # Threads cannot be made while children are to be born in another PID namespace.
     sys_calls.setns(home, sys_calls.CLONE_NEWPID)
     os.close(home)
+    said = ours.recv(1024)
+    if said != PREPARED:
+        raise SubstrateError(f"process 1 of the world: {said.decode(errors='replace') or 'it died'}")
     return ours, pid
 
 
