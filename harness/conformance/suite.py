@@ -17,7 +17,7 @@ from harness.conformance import checks, fleet
 from harness.conformance.lab import Lab, isolated
 from harness.conformance.mutants import MUTANTS
 from harness.conformance.mutants.operator import OPERATOR_MUTANTS
-from harness.meshes.api import Mesh
+from harness.meshes.api import Mesh, MeshError
 from harness.substrate.api import World
 from reports.model import CheckResult, ConformanceResult, Evidence
 
@@ -25,6 +25,10 @@ RESULTS = "conformance.json"
 
 MUTANT_BUDGET = 1.5
 """Seconds a broken mesh is given to converge; it will not, and a whole one needs far less."""
+
+VERDICTS = (AssertionError, pytest.fail.Exception, MeshError)
+"""What a check ends in when it has something against the mesh. Anything else is an error of the check: it proves
+nothing, and a broken mesh that only brings the check down has not been told from a whole one."""
 
 _LAB = pytest.StashKey[Lab]()
 
@@ -101,12 +105,15 @@ class Suite:
         report: pytest.TestReport = yield  # type: ignore[assignment]
         spec = checks.of(item)
         if spec is not None:
-            self._record(item, spec, report)
+            self._record(item, spec, report, call.excinfo.type if call.excinfo else None)
         return report  # type: ignore[return-value]
 
-    def _record(self, item: pytest.Item, spec: checks.Check, report: pytest.TestReport) -> None:
+    def _record(
+        self, item: pytest.Item, spec: checks.Check, report: pytest.TestReport, raised: type[BaseException] | None
+    ) -> None:
         if report.when == "call":
-            self._add(item, spec, report, report.outcome)
+            crashed = report.outcome == "failed" and not (raised and issubclass(raised, VERDICTS))
+            self._add(item, spec, report, "error" if crashed else report.outcome)
         elif report.outcome == "failed":
             # What could not be prepared, or was left behind, is an error of the check, not a verdict on the mesh.
             existing = next((r for r in self.results if _same(r, item, spec)), None)

@@ -42,7 +42,7 @@ def test_every_check_passes_through_envoy(meshed: World, tmp_path: Path) -> None
 
 def test_every_check_fails_when_its_behaviour_is_broken(meshed: World, tmp_path: Path) -> None:
     result = run(meshed.name, "envoy", tmp_path, deadline=1_100.0, options=["--mutant", "all"])
-    fooled = [check for check in result.checks if check.outcome not in {"failed", "error"}]
+    fooled = [check for check in result.checks if check.outcome != "failed"]
     assert not fooled, told(fooled)
     assert len(result.checks) == sum(len(spec.mutants) for spec in CHECKS.values())
 
