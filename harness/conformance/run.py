@@ -17,6 +17,8 @@ from reports.model import ConformanceResult
 LOG = "suite.log"
 _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.2
+_FINISHED = (0, 1)
+"""What pytest ends with when it ran what it was told to: everything passed, or something failed."""
 
 
 class SuiteError(Exception):
@@ -57,7 +59,7 @@ def run(
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    if not found.exists():
+    if not found.exists() or process.returncode not in _FINISHED:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise SuiteError(f"the conformance suite gave no result (exit {process.returncode}):\n{tail}")
     return msgspec.json.decode(found.read_bytes(), type=ConformanceResult)

@@ -9,7 +9,7 @@ import pytest
 
 from harness import stage
 from harness.conformance import fleet
-from harness.conformance.run import run
+from harness.conformance.run import SuiteError, run
 from harness.substrate.api import World
 from reports.model import CheckResult, ConformanceResult
 from tests.conformance.test_catalogue import CHECKS
@@ -53,3 +53,37 @@ def test_no_check_passes_without_a_mesh(tmp_path: Path) -> None:
         result = run(world.name, "none", tmp_path, deadline=400.0)
     free = {spec.id for spec in CHECKS.values() if spec.without_mesh}
     assert {check.id for check in only(result, "passed")} == free
+
+
+OWN_CHECKS = """
+from harness.conformance.checks import check
+
+
+@check("R901", "the client reaches the server", feature="Team", mutants=("route-to-nowhere",))
+def test_mine_holds(lab):
+    assert lab.status() == 200
+
+
+@check("R902", "the client does not reach the server", feature="Team", mutants=("route-to-nowhere",))
+def test_mine_fails(lab):
+    assert lab.status() == 503
+
+
+@check("R903", "written wrongly", feature="Team", mutants=("route-to-nowhere",))
+def test_mine_crashes(lab):
+    lab.status().no_such_attribute
+"""
+
+
+def test_a_teams_own_check_is_judged_like_ours_and_a_crash_is_no_verdict(meshed: World, tmp_path: Path) -> None:
+    own = tmp_path / "test_own.py"
+    own.write_text(OWN_CHECKS)
+    result = run(meshed.name, "envoy", tmp_path, deadline=60.0, options=["-k", "mine", str(own)])
+    assert {check.id: check.outcome for check in result.checks} == {"R901": "passed", "R902": "failed", "R903": "error"}
+
+
+def test_a_check_that_cannot_be_loaded_is_named(meshed: World, tmp_path: Path) -> None:
+    own = tmp_path / "test_own.py"
+    own.write_text("import no_such_module\n")
+    with pytest.raises(SuiteError, match="no_such_module"):
+        run(meshed.name, "envoy", tmp_path, deadline=60.0, options=["-k", "mine", str(own)])
