@@ -104,7 +104,7 @@ class OutboundRoutes:
             name=f"{service.hostname}:{port.number}",
             domains=domains,
             routes=self._hashed(self._routes(service, port)),
-            says=self._says if self._context.namespace.reaches_proxies(service) else (),
+            says=self._says if self._context.shared.reaches_proxies(service) else (),
         )
 
     def _routes(self, service: Service, port: Port) -> tuple[Route, ...]:

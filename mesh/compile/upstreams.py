@@ -1,4 +1,4 @@
-"""What every client of a namespace may send to: outbound clusters and their endpoints, each compiled once.
+"""What every client of a namespace sends through: clusters and their endpoints, each compiled once.
 
 Neither depends on who in the namespace asks, so the views of a namespace share the very same resources.
 """
@@ -6,6 +6,7 @@ Neither depends on who in the namespace asks, so the views of a namespace share 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import msgspec
 
@@ -30,6 +31,11 @@ class Upstreams:
     def __init__(self, context: NamespaceContext) -> None:
         self._context = context
         self._of: dict[str, Sequence[Upstream]] = {}
+
+    @cached_property
+    def fixed(self) -> Sequence[Resource]:
+        """The clusters of traffic that nobody declared."""
+        return [resource(item.name, CLUSTER, item) for item in clusters.fixed_clusters(self._context)]
 
     def of(self, service: Service) -> Sequence[Upstream]:
         """One for each port of the service, and one for each of its subsets on each."""

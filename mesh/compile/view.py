@@ -45,8 +45,8 @@ class Compiler:
 
     def __call__(self, view: ViewKey) -> ResourceSet:
         """Everything a proxy of this view is served, by type URL and name."""
-        namespace, upstreams = self._namespace(view.namespace)
-        context = Context(namespace, view)
+        shared, upstreams = self._namespace(view.namespace)
+        context = Context(shared, view)
         virtual_services = VirtualServices(context)
         found: dict[str, dict[str, Resource]] = {CLUSTER: {}, ENDPOINT: {}, LISTENER: {}, ROUTE: {}}
 
@@ -70,12 +70,11 @@ class Compiler:
                     found[ENDPOINT][name] = upstream.endpoints
                 if upstream.hashes is not None:
                     hashes[name] = upstream.hashes
-        for message in cds.fixed_clusters(namespace):
-            put(CLUSTER, message, message.name)
+        found[CLUSTER].update((cluster.name, cluster) for cluster in upstreams.fixed)
 
         inbound_names, inbound_routes = [cds.INBOUND_PASSTHROUGH], [cds.INBOUND_PASSTHROUGH]
         for number, port, _ in context.inbound_ports:
-            message = cds.inbound_cluster(namespace, number)
+            message = cds.inbound_cluster(shared, number)
             inbound_names.append(message.name)
             if port.protocol == "auto" or port.protocol in HTTP_PROTOCOLS:
                 # A proxy never asks for a route that no filter chain uses, and would be waited for.

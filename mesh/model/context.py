@@ -67,18 +67,18 @@ class NamespaceContext:
 class Context:
     """What is known of one view."""
 
-    def __init__(self, namespace: NamespaceContext, view: ViewKey) -> None:
-        if view.namespace != namespace.namespace:
-            raise ValueError(f"view of namespace {view.namespace!r} in the context of {namespace.namespace!r}")
-        self.namespace = namespace
+    def __init__(self, shared: NamespaceContext, view: ViewKey) -> None:
+        if view.namespace != shared.namespace:
+            raise ValueError(f"view of namespace {view.namespace!r} in the context of {shared.namespace!r}")
+        self.shared = shared
         self.view = view
-        self.config, self.registry, self.settings = namespace.config, namespace.registry, namespace.settings
-        self.modes = namespace.modes
+        self.config, self.registry, self.settings = shared.config, shared.registry, shared.settings
+        self.modes = shared.modes
         self.labels = dict(view.labels)
         self.scope = Scope(self.config, self.registry, view, self.settings)
 
     def rules(self, service: Service) -> Rules:
-        return self.namespace.rules(service)
+        return self.shared.rules(service)
 
     def cluster(self, host: str, subset: str, port: int | None, listener_port: int) -> str | None:
         """Name of the cluster a destination means, or None when there is no such service, port or subset.
