@@ -16,6 +16,6 @@ LATE_MS = 250.0
 """How late the median answer may be: what a busy two-core machine adds."""
 
 
-def last(durations_ms: Sequence[float], configured_ms: float) -> bool:
+def lasted(durations_ms: Sequence[float], configured_ms: float) -> bool:
     """Whether these durations, measured at the client, are the configured one: none earlier, the median not later."""
     return configured_ms - EARLY_MS <= min(durations_ms) and median(durations_ms) <= configured_ms + LATE_MS

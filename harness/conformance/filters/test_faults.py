@@ -7,12 +7,14 @@ from harness.conformance.fleet import token
 from harness.conformance.lab import Lab
 from harness.conformance.routing.manifests import to, virtual_service
 from harness.conformance.statistics import binomial_bounds
-from harness.conformance.timing import EARLY_MS, last
+from harness.conformance.timing import EARLY_MS, lasted
 
 ABORTS_N = 400
 """A share of 50 % is told from 25 % with power above 0.999."""
 
 DELAY_MS = 300.0
+DELAYED_MS = DELAY_MS - EARLY_MS
+"""From here on an answer counts as delayed."""
 
 
 @check(
@@ -79,11 +81,11 @@ def test_delay(lab: Lab) -> None:
 """
         )
     )
-    lab.until(lambda: lab.get("/all").latency_ms >= DELAY_MS - EARLY_MS, "a delayed answer")
+    lab.until(lambda: lab.get("/all").latency_ms >= DELAYED_MS, "a delayed answer")
     delayed = [r.latency_ms for r in lab.call("server", "/all", count=8, concurrency=4)]
-    assert last(delayed, DELAY_MS), f"answered after {delayed} ms"
+    assert lasted(delayed, DELAY_MS), f"answered after {delayed} ms"
     n = 80
-    slow = sum(r.latency_ms >= DELAY_MS - EARLY_MS for r in lab.call("server", "/half", count=n, concurrency=20))
+    slow = sum(r.latency_ms >= DELAYED_MS for r in lab.call("server", "/half", count=n, concurrency=20))
     low, high = binomial_bounds(n, 0.5)
     assert low <= slow <= high, f"{slow} of {n} delayed, outside {low}..{high}"
-    assert lab.get("/none").latency_ms < DELAY_MS - EARLY_MS
+    assert lab.get("/none").latency_ms < DELAYED_MS

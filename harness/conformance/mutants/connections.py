@@ -14,6 +14,7 @@ from harness.conformance.mutants.xds import (
     SECRET,
     changing,
     copied,
+    dropping,
     inbound,
     keep,
     mutant,
@@ -28,9 +29,8 @@ secrets = whole(SECRET)
 # --- upstream
 
 
-@changing("drop-outlier-detection", clusters)
-def _drop_outlier_detection(cluster: Any) -> None:
-    cluster.ClearField("outlier_detection")
+dropping("drop-outlier-detection", clusters, "outlier_detection")
+dropping("drop-circuit-breakers", clusters, "circuit_breakers")
 
 
 @changing("eject-forever", clusters)
@@ -38,11 +38,6 @@ def _eject_forever(cluster: Any) -> None:
     if cluster.HasField("outlier_detection"):
         cluster.outlier_detection.base_ejection_time.FromSeconds(3600)
         cluster.outlier_detection.max_ejection_time.FromSeconds(3600)
-
-
-@changing("drop-circuit-breakers", clusters)
-def _drop_circuit_breakers(cluster: Any) -> None:
-    cluster.ClearField("circuit_breakers")
 
 
 @changing("random-balancing", clusters)

@@ -7,7 +7,7 @@ from typing import Any
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 
-from harness.conformance.mutants.xds import changing, copied, keep, parts, routes, virtual_hosts
+from harness.conformance.mutants.xds import changing, copied, dropping, keep, parts, routes, virtual_hosts
 
 SERVICE = ".svc.cluster.local"
 
@@ -204,9 +204,8 @@ def _one_retry_more(route: Any) -> None:
 # --- faults
 
 
-@changing("drop-abort", faults)
-def _drop_abort(fault: Any) -> None:
-    fault.ClearField("abort")
+dropping("drop-abort", faults, "abort")
+dropping("drop-delay", faults, "delay")
 
 
 @changing("abort-always-500", faults)
@@ -219,11 +218,6 @@ def _abort_always_500(fault: Any) -> None:
 def _abort_rarely(fault: Any) -> None:
     if fault.HasField("abort"):
         fault.abort.percentage.numerator = fault.abort.percentage.numerator // 2
-
-
-@changing("drop-delay", faults)
-def _drop_delay(fault: Any) -> None:
-    fault.ClearField("delay")
 
 
 @changing("halve-delay", faults)

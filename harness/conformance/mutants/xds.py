@@ -63,6 +63,15 @@ def changing(name: str, find: Finder) -> Callable[[Callable[[Any], None]], Calla
     return register
 
 
+def dropping(name: str, find: Finder, *fields: str) -> None:
+    """Register a mutant that forgets these fields of every part that `find` finds."""
+
+    @changing(name, find)
+    def _drop(part: Any) -> None:
+        for field in fields:
+            part.ClearField(field)
+
+
 # --- finders
 
 

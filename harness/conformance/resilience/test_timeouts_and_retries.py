@@ -6,7 +6,7 @@ from harness.conformance.checks import check
 from harness.conformance.fleet import token
 from harness.conformance.lab import Lab
 from harness.conformance.routing.manifests import to, virtual_service
-from harness.conformance.timing import last
+from harness.conformance.timing import lasted
 
 
 @check(
@@ -22,7 +22,7 @@ def test_timeout(lab: Lab) -> None:
     name = token()
     results = lab.call(instruct=slow | {"token": name}, count=3)
     assert [r.status for r in results] == [504] * 3
-    assert last([r.latency_ms for r in results], 300.0)
+    assert lasted([r.latency_ms for r in results], 300.0)
     lab.until(
         lambda: [r.outcome for r in lab.received(name)["v1"]] == ["cancelled"] * 3,
         "the upstream requests are cancelled",
@@ -61,5 +61,5 @@ def test_timeout_caps_retries(lab: Lab) -> None:
     results = lab.call(instruct=slow | {"token": name}, count=3)
     attempts = lab.fleet.attempts(name)["v1"]
     assert [r.status for r in results] == [504] * 3
-    assert last([r.latency_ms for r in results], 700.0)
+    assert lasted([r.latency_ms for r in results], 700.0)
     assert 6 <= attempts <= 12, f"{attempts} attempts of at most 250 ms within three times 700 ms"
