@@ -246,22 +246,21 @@ class ToxiproxyContainer:
                 "testcontainers is not installed; run: pip install 'meshproof[containers]'"
             ) from None
         self._address = host, port = "127.0.0.1", free_port(Here())
-        try:
-            self._container = containers.DockerContainer(self._image)
-            self._container.with_command(["-host", host, "-port", str(port)]).with_kwargs(network_mode="host").start()
-            self._until_it_answers()
-        except CompanionMissing:
-            self.close()
-            raise
-        except Exception as exc:  # the engine's client raises its own trees, requests' and urllib3's alike
-            self.close()
-            raise CompanionMissing(
-                f"Toxiproxy's container {self._image} did not start; is a container engine running "
-                f"(DOCKER_HOST={os.environ.get('DOCKER_HOST', 'not set')})? {type(exc).__name__}: {str(exc)[:300]}"
-            ) from exc
-        except BaseException:
-            self.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            try:
+                self._container = containers.DockerContainer(self._image)
+                self._container.with_command(["-host", host, "-port", str(port)]).with_kwargs(network_mode="host")
+                self._container.start()
+                self._until_it_answers()
+            except CompanionMissing:
+                raise
+            except Exception as exc:  # the engine's client raises its own trees, requests' and urllib3's alike
+                raise CompanionMissing(
+                    f"Toxiproxy's container {self._image} did not start; is a container engine running "
+                    f"(DOCKER_HOST={os.environ.get('DOCKER_HOST', 'not set')})? {type(exc).__name__}: {str(exc)[:300]}"
+                ) from exc
+            undo.pop_all()
         return self
 
     def _until_it_answers(self) -> None:
