@@ -27,7 +27,6 @@ from manifests import Document, InvalidManifests, load_text
 pytestmark = pytest.mark.privileged
 
 FLIPS = 1000
-"""A machine on which fewer are ACKed than this is not slow: something waits for a deadline."""
 
 Live = tuple[World, Mesh]
 
